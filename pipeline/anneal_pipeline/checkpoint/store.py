@@ -1,0 +1,189 @@
+"""Checkpoints in some place of files: save, newest good one, best, retention.
+
+`BlobFolder` is what a place has to offer (a local folder here, an S3 prefix in `anneal_jobs`);
+everything that decides is in `CheckpointStore`, once. Guarantees: a folder without a valid manifest is
+never taken; a folder is never overwritten; what `best.json` names is never pruned; a checkpoint being
+pruned loses its manifest first, so that a crash leaves no half checkpoint that counts.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
+
+from anneal_pipeline.checkpoint.manifest import (
+    MANIFEST_NAME,
+    CheckpointInfo,
+    Manifest,
+    find_damage,
+    folder_name,
+    list_entries,
+    order_of,
+    parse_manifest,
+)
+from anneal_pipeline.errors import CheckpointError
+
+BEST_NAME = "best.json"
+
+
+class BlobFolder(Protocol):
+    """A place for files. Names are relative, with forward slashes; every call may raise OSError."""
+
+    def list_names(self) -> list[str]:
+        """The names of all files, at any depth."""
+
+    def read(self, name: str) -> bytes | None:
+        """A small file's content, None when there is none."""
+
+    def write(self, name: str, data: bytes) -> None:
+        """Put a small file in one step: a reader sees the old content or the new, never a part."""
+
+    def upload(self, source: Path, name: str) -> None:
+        """Copy a local file here; durable when the call returns."""
+
+    def download(self, name: str, target: Path) -> None:
+        """Copy a file to the local path `target`, whose folder exists."""
+
+    def delete(self, name: str) -> None:
+        """Remove a file; none there is not an error."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Best:
+    """The content of `best.json`."""
+
+    name: str
+    step: int
+    metric: str
+    value: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedCheckpoint:
+    """A verified local copy."""
+
+    folder: Path
+    manifest: Manifest
+
+
+class CheckpointStore:
+    """The checkpoints of one job, written by one attempt.
+
+    `scratch` is a local folder for verified copies; `on_rejected(name, why)` hears of every checkpoint
+    that was passed over.
+    """
+
+    def __init__(
+        self,
+        folder: BlobFolder,
+        *,
+        scratch: Path,
+        attempt: int,
+        writer: str,
+        keep: int,
+        on_rejected: Callable[[str, str], None] | None = None,
+    ) -> None:
+        self._folder = folder
+        self._scratch = scratch
+        self._attempt = attempt
+        self._writer = writer
+        self._keep = keep
+        self._on_rejected = on_rejected
+
+    def save(self, source: Path, info: CheckpointInfo) -> Manifest:
+        """Store the files of the local folder `source` as a new checkpoint, manifest last."""
+        name = folder_name(info.step, attempt=self._attempt, writer=self._writer)
+        if self._folder.read(f"{name}/{MANIFEST_NAME}") is not None:
+            raise CheckpointError(f"checkpoint {name} exists already and is never overwritten")
+        manifest = Manifest(
+            name=name,
+            step=info.step,
+            attempt=self._attempt,
+            writer=self._writer[:8].lower(),
+            config_hash=info.config_hash,
+            dataset_digest=info.dataset_digest,
+            libraries=dict(info.libraries),
+            metrics=dict(info.metrics),
+            files=list_entries(source),
+        )
+        for entry in manifest.files:
+            self._folder.upload(source / entry.path, f"{name}/{entry.path}")
+        self._folder.write(f"{name}/{MANIFEST_NAME}", manifest.to_bytes())
+        self.prune()
+        return manifest
+
+    def has(self, step: int) -> bool:
+        """True when this attempt has saved `step` already."""
+        name = folder_name(step, attempt=self._attempt, writer=self._writer)
+        return self._folder.read(f"{name}/{MANIFEST_NAME}") is not None
+
+    def names(self) -> list[str]:
+        """Names of the checkpoints that have a manifest, newest first."""
+        suffix = f"/{MANIFEST_NAME}"
+        found = [n.removesuffix(suffix) for n in self._folder.list_names() if n.endswith(suffix)]
+        ordered = [(order, name) for name in found if (order := order_of(name)) is not None]
+        return [name for _, name in sorted(ordered, reverse=True)]
+
+    def latest(self) -> SavedCheckpoint | None:
+        """The newest checkpoint whose every file is as its manifest says."""
+        for name in self.names():
+            saved = self.fetch(name)
+            if saved is not None:
+                return saved
+        return None
+
+    def fetch(self, name: str) -> SavedCheckpoint | None:
+        """A verified local copy of one checkpoint; None, and a call of `on_rejected`, if damaged."""
+        target = self._scratch / name
+        shutil.rmtree(target, ignore_errors=True)
+        try:
+            manifest = self._read_manifest(name)
+            for entry in manifest.files:
+                (target / entry.path).parent.mkdir(parents=True, exist_ok=True)
+                self._folder.download(f"{name}/{entry.path}", target / entry.path)
+            damage = find_damage(target, manifest)
+        except (CheckpointError, FileNotFoundError) as error:
+            damage = str(error)
+        if damage is not None:
+            shutil.rmtree(target, ignore_errors=True)
+            if self._on_rejected is not None:
+                self._on_rejected(name, damage)
+            return None
+        return SavedCheckpoint(folder=target, manifest=manifest)
+
+    def _read_manifest(self, name: str) -> Manifest:
+        data = self._folder.read(f"{name}/{MANIFEST_NAME}")
+        if data is None:
+            raise CheckpointError("manifest is missing")
+        manifest = parse_manifest(data)
+        if manifest.name != name:
+            raise CheckpointError(f"manifest belongs to {manifest.name}")
+        return manifest
+
+    def pin_best(self, best: Best) -> None:
+        self._folder.write(BEST_NAME, json.dumps(asdict(best), indent=2).encode() + b"\n")
+
+    def best(self) -> Best | None:
+        data = self._folder.read(BEST_NAME)
+        if data is None:
+            return None
+        try:
+            return Best(**json.loads(data))
+        except (ValueError, TypeError) as error:
+            raise CheckpointError(f"{BEST_NAME} is not readable: {error}") from error
+
+    def prune(self) -> None:
+        """Delete all but the newest `keep` checkpoints and the best one."""
+        best = self.best()
+        names = self.names()
+        kept = {*names[: self._keep], *([best.name] if best else [])}
+        doomed = [name for name in names if name not in kept]
+        for name in doomed:
+            self._folder.delete(f"{name}/{MANIFEST_NAME}")
+        for path in self._folder.list_names() if doomed else []:
+            if path.split("/", 1)[0] in doomed:
+                self._folder.delete(path)

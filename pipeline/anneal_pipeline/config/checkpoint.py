@@ -1,0 +1,26 @@
+"""What is saved on the way, so that an interruption costs little."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from anneal_pipeline.config.schema import Schema
+from anneal_pipeline.config.values import NumSteps
+
+DEFAULT_CHECKPOINT_SHARE = 0.1
+"""Share of all steps between checkpoints where everySteps is not set."""
+
+
+class CheckpointConfig(Schema):
+    """Checkpoints: everything an exact resume needs."""
+
+    every_steps: NumSteps | None = None
+    """Optimiser steps between checkpoints. Default: every 10 % of all steps."""
+    keep: int = Field(default=3, ge=1, le=100)
+    """How many of the newest checkpoints are kept; the best one is kept beside them."""
+    milestones: tuple[Annotated[int, Field(ge=1, le=100)], ...] = Field(default=(), max_length=100)
+    """Percentages of all steps at which an adapter of its own is written and never deleted."""
+    resume: Literal["Auto", "Never"] = "Auto"
+    """Whether a new attempt goes on from the newest good checkpoint."""
+    grace_seconds: int = Field(default=120, ge=15, le=3600)
+    """Time an interrupted attempt gets to save a checkpoint, at most what the profile allows."""

@@ -1,0 +1,178 @@
+"""Which rows are trained on, how they are read, cleaned and split."""
+
+from typing import ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from anneal_pipeline.config.schema import CelRule, Schema
+from anneal_pipeline.config.values import ColumnName, Revision, Seed, Share, Uri
+
+SPLIT_SUM_TOLERANCE = 1e-6
+"""The three shares of a split must add up to 1 within this."""
+
+
+class DatasetFiles(Schema):
+    """A dataset that is already split; the split is kept as it is."""
+
+    train: Uri
+    """Rows to train on."""
+
+    validation: Uri | None = None
+    """Rows to evaluate on during training. Default: a share of the training rows, as in split."""
+
+    test: Uri | None = None
+    """Rows held out to the end."""
+
+
+class DatasetColumns(Schema):
+    """Names of the columns that hold what the layout needs, where they differ from its own."""
+
+    messages: ColumnName | None = None
+    """List of {role, content} turns."""
+    prompt: ColumnName | None = None
+    """The prompt of a prompt-completion row."""
+    completion: ColumnName | None = None
+    """The completion of a prompt-completion row."""
+    instruction: ColumnName | None = None
+    """The instruction of an Alpaca row."""
+    input: ColumnName | None = None
+    """The optional context of an Alpaca row."""
+    response: ColumnName | None = None
+    """The answer of an Alpaca row."""
+    system: ColumnName | None = None
+    """The system message."""
+    text: ColumnName | None = None
+    """The text of a plain-text row."""
+    tools: ColumnName | None = None
+    """The tool definitions of a function-calling row."""
+    conversation_id: ColumnName | None = None
+    """What joins rows into one conversation."""
+
+
+class SplitConfig(Schema):
+    """How rows are divided. By content hash: a row keeps its side when others are added."""
+
+    cel_rules: ClassVar[tuple[CelRule, ...]] = (
+        CelRule(
+            rule="self.train + self.validation + self.test > 0.999999"
+            " && self.train + self.validation + self.test < 1.000001",
+            message="train, validation and test must add up to 1",
+        ),
+        CelRule(rule="self.train > 0.0", message="train must be greater than 0"),
+    )
+
+    train: Share = 0.9
+    """Share of rows trained on."""
+    validation: Share = 0.1
+    """Share of rows evaluated on during training."""
+    test: Share = 0.0
+    """Share of rows held out to the end."""
+    seed: Seed = 42
+    """Changes which rows fall on which side."""
+    stratify_by: ColumnName | None = None
+    """Column whose values keep their proportions on every side."""
+    group_by: ColumnName | None = None
+    """Column whose equal values stay on one side."""
+
+    @model_validator(mode="after")
+    def _shares_add_up(self) -> Self:
+        total = self.train + self.validation + self.test
+        if abs(total - 1.0) > SPLIT_SUM_TOLERANCE:
+            raise ValueError(
+                "train, validation and test must add up to 1, "
+                f"got {self.train} + {self.validation} + {self.test} = {total:g}"
+            )
+        if self.train == 0.0:
+            raise ValueError("train must be greater than 0")
+        return self
+
+
+class FiltersConfig(Schema):
+    """Which rows are dropped before training. Every dropped row is listed in quarantine.jsonl."""
+
+    cel_rules: ClassVar[tuple[CelRule, ...]] = (
+        CelRule(
+            rule="!has(self.maxTokens) || self.maxTokens >= self.minTokens",
+            message="maxTokens must not be less than minTokens",
+        ),
+    )
+
+    min_tokens: int = Field(default=1, ge=1, le=1_000_000)
+    """Rows with fewer tokens (prompt and response) are dropped."""
+    max_tokens: int | None = Field(default=None, ge=1, le=1_000_000)
+    """Rows with more tokens are over-long. Default: training.sequenceLength."""
+    overlength: Literal["drop", "truncate", "fail"] = "drop"
+    """What happens to an over-long row. truncate cuts the end; a cut row gains no end-of-turn."""
+    deduplicate: Literal["exact", "near", "off"] = "exact"
+    """Whether repeated rows are dropped: exact compares the normalised content, near also finds
+    rows that differ in a few words."""
+    min_response_tokens: int = Field(default=1, ge=1, le=1_000_000)
+    """Rows whose response has fewer tokens are dropped."""
+    max_drop_share: Share = 0.5
+    """The job fails as a mistake in the data when more than this share of rows is dropped."""
+
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> Self:
+        if self.max_tokens is not None and self.max_tokens < self.min_tokens:
+            raise ValueError(
+                f"maxTokens ({self.max_tokens}) must not be less than minTokens "
+                f"({self.min_tokens})"
+            )
+        return self
+
+
+class DatasetConfig(Schema):
+    """The training data."""
+
+    cel_rules: ClassVar[tuple[CelRule, ...]] = (
+        CelRule(
+            rule="has(self.uri) != has(self.files)",
+            message="set exactly one of uri and files",
+        ),
+        CelRule(
+            rule="!(has(self.split) && has(self.files))",
+            message="split and files exclude each other: an existing split is kept as it is",
+        ),
+        CelRule(
+            rule="!has(self.uri) || !self.uri.startsWith('hf://') || has(self.revision)",
+            message="revision is required for hf:// datasets; name the commit to read",
+        ),
+    )
+
+    uri: Uri | None = None
+    """One file or folder with all rows: hf://, s3:// or pvc://; a local run also takes a path.
+    Exactly one of uri and files."""
+    files: DatasetFiles | None = None
+    """A dataset that is already split. Exactly one of uri and files."""
+    revision: Revision | None = None
+    """Commit of a hub dataset. Required for hf://."""
+    format: Literal["auto", "json", "jsonl", "csv", "parquet", "datasets"] = "auto"
+    """File format; auto goes by the file name."""
+    layout: Literal[
+        "auto", "messages", "prompt-completion", "instruction", "sharegpt", "text", "tools"
+    ] = "auto"
+    """What a row looks like; auto recognises it from the first rows and says so."""
+    columns: DatasetColumns | None = None
+    """Column names that differ from the layout's own."""
+    split: SplitConfig | None = None
+    """How rows are divided. Default: 0.9 train, 0.1 validation, 0.0 test, seed 42.
+    Excluded by files."""
+    filters: FiltersConfig = FiltersConfig()
+    """Which rows are dropped."""
+
+    @property
+    def effective_split(self) -> SplitConfig:
+        """The split in force when none is written."""
+        return self.split or SplitConfig()
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.uri is None) == (self.files is None):
+            raise ValueError("set exactly one of uri and files")
+        if self.split is not None and self.files is not None:
+            raise ValueError(
+                "split and files exclude each other: an existing split is kept as it is"
+            )
+        if self.uri is not None and self.uri.startswith("hf://") and self.revision is None:
+            raise ValueError(f"revision is required for {self.uri}; name the commit to read")
+        return self

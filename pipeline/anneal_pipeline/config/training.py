@@ -1,0 +1,115 @@
+"""How the adapters are trained."""
+
+from typing import ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from anneal_pipeline.config.schema import CelRule, Schema
+from anneal_pipeline.config.values import NUM_STEPS_MAX, NumSteps, Seed
+
+DEFAULT_NUM_EPOCHS = 3.0
+DEFAULT_WARMUP_RATIO = 0.03
+
+
+class EarlyStoppingConfig(Schema):
+    """Stop when the held-out metric no longer improves."""
+
+    metric: Literal["responsePerplexity", "perplexity", "tokenAccuracy"] = "responsePerplexity"
+    """The metric watched."""
+    patience: int = Field(default=3, ge=1, le=1000)
+    """Evaluations without improvement before training stops."""
+    min_delta: float = Field(default=0.0, ge=0.0)
+    """Least change that counts as improvement, in the metric's own unit."""
+    restore_best: bool = True
+    """Whether the best checkpoint becomes the result."""
+
+
+class RecoveryConfig(Schema):
+    """What the training loop does when a step goes wrong."""
+
+    oom: Literal["fail", "recover"] = "fail"
+    """Out of memory: recover halves the micro-batch and keeps the batch."""
+    nan: Literal["fail", "recover"] = "fail"
+    """A loss that is not finite: recover rolls back and skips the rows."""
+    divergence: Literal["fail", "recover"] = "fail"
+    """A loss that runs away: recover rolls back and lowers the learning rate."""
+
+
+class TrainingConfig(Schema):
+    """The training loop."""
+
+    cel_rules: ClassVar[tuple[CelRule, ...]] = (
+        CelRule(
+            rule="!(has(self.epochs) && has(self.maxSteps))",
+            message="epochs and maxSteps exclude each other",
+        ),
+        CelRule(
+            rule="!(has(self.warmupSteps) && has(self.warmupRatio))",
+            message="warmupSteps and warmupRatio exclude each other",
+        ),
+        CelRule(
+            rule="!has(self.microBatchSize) || self.microBatchSize <= self.batchSize",
+            message="microBatchSize must not be greater than batchSize",
+        ),
+    )
+
+    epochs: float | None = Field(default=None, gt=0.0, le=1000.0)
+    """Passes over the training rows. Default: 3, unless maxSteps is set."""
+    max_steps: NumSteps | None = None
+    """Optimiser steps. Excludes epochs."""
+    learning_rate: float = Field(default=2e-4, gt=0.0, le=1.0)
+    """Peak learning rate of the adapters."""
+    schedule: Literal[
+        "cosine",
+        "linear",
+        "constant",
+        "constantWithWarmup",
+        "cosineWithRestarts",
+        "polynomial",
+        "inverseSqrt",
+    ] = "cosine"
+    """How the learning rate falls after the warm-up."""
+    warmup_steps: int | None = Field(default=None, ge=0, le=NUM_STEPS_MAX)
+    """Optimiser steps over which the learning rate rises from 0. Excludes warmupRatio."""
+    warmup_ratio: float | None = Field(default=None, ge=0.0, le=1.0)
+    """The same as a share of all steps. Default: 0.03, unless warmupSteps is set."""
+    batch_size: int = Field(default=16, ge=1, le=65536)
+    """Sequences per optimiser step, over all workers."""
+    micro_batch_size: int | None = Field(default=None, ge=1, le=65536)
+    """Sequences per forward pass of one rank. Default: chosen so that the batch divides evenly."""
+    sequence_length: int = Field(default=2048, ge=8, le=1_048_576)
+    """Longest sequence in tokens."""
+    packing: bool = False
+    """Put several short rows into one sequence, without attention between them."""
+    loss_on: Literal["response", "all"] = "response"
+    """Which tokens are trained: the assistant's (with their end-of-turn), or all."""
+    optimizer: Literal["adamw", "pagedAdamw8bit"] = "adamw"
+    """The optimizer of the adapters."""
+    weight_decay: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Decoupled weight decay."""
+    max_grad_norm: float = Field(default=1.0, gt=0.0, le=1e6)
+    """Gradients are clipped to this global norm."""
+    gradient_checkpointing: bool = True
+    """Recompute activations in the backward pass: less memory, about a third slower."""
+    seed: Seed = 42
+    """Seed of adapter initialisation, order of rows and dropout."""
+    early_stopping: EarlyStoppingConfig | None = None
+    """Stop when the held-out metric no longer improves. Default: off."""
+    recovery: RecoveryConfig = RecoveryConfig()
+    """What happens when a step goes wrong."""
+    lora_plus_ratio: float | None = Field(default=None, ge=1.0, le=1000.0)
+    """Learning rate of the B matrices over that of the A matrices (Hayou et al. 2024, LoRA+).
+    Default: off."""
+
+    @model_validator(mode="after")
+    def _one_of_each(self) -> Self:
+        if self.epochs is not None and self.max_steps is not None:
+            raise ValueError("epochs and maxSteps exclude each other")
+        if self.warmup_steps is not None and self.warmup_ratio is not None:
+            raise ValueError("warmupSteps and warmupRatio exclude each other")
+        if self.micro_batch_size is not None and self.micro_batch_size > self.batch_size:
+            raise ValueError(
+                f"microBatchSize ({self.micro_batch_size}) must not be greater than batchSize "
+                f"({self.batch_size})"
+            )
+        return self

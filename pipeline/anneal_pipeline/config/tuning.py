@@ -1,0 +1,64 @@
+"""What is trained: LoRA adapters, over a base that is quantised (QLoRA) or not."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from anneal_pipeline.config.schema import Schema
+from anneal_pipeline.config.values import ModuleName
+
+ALL_LINEAR = "all-linear"
+"""Every linear layer of the model but its output head."""
+
+Rank = Annotated[int, Field(ge=1, le=1024)]
+
+
+class LoraConfig(Schema):
+    """The adapters (Hu et al. 2021, LoRA; names as in PEFT)."""
+
+    rank: Rank = 16
+    """Rank of the two adapter matrices; 8 to 64 is usual."""
+    alpha: float = Field(default=32.0, gt=0.0, le=4096.0)
+    """Scale of the adapter's output: alpha / rank (alpha / sqrt(rank) with useRslora)."""
+    dropout: float = Field(default=0.05, ge=0.0, lt=1.0)
+    """Dropout before the adapter, while training."""
+    target_modules: tuple[ModuleName, ...] = Field(
+        default=(ALL_LINEAR,), min_length=1, max_length=64
+    )
+    """Modules that get an adapter: all-linear, or names or suffixes of the model's modules. A name
+    that matches nothing is an error."""
+    rank_pattern: dict[ModuleName, Rank] = Field(default={}, max_length=64)
+    """Rank by module name, where it differs from rank."""
+    use_rslora: bool = False
+    """Scale by alpha / sqrt(rank) (Kalajdzievski 2023, rsLoRA): steadier at high rank."""
+    use_dora: bool = False
+    """Train direction and magnitude apart (Liu et al. 2024, DoRA): slower, often better."""
+    bias: Literal["none", "all", "lora_only"] = "none"
+    """Which bias terms are trained beside the adapters."""
+    modules_to_save: tuple[ModuleName, ...] = Field(default=(), max_length=16)
+    """Modules trained and saved in full, for example embeddings of new tokens."""
+
+
+class QuantizationConfig(Schema):
+    """How the frozen base is held (Dettmers et al. 2023, QLoRA). Without effect for lora."""
+
+    type: Literal["nf4", "fp4"] = "nf4"
+    """The 4-bit data type of the base weights."""
+    double_quant: bool = True
+    """Quantise the quantisation constants too: 0.37 bit less per parameter."""
+    compute_dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """The type matrix products run in: auto takes bfloat16 on a GPU that has it, float16 with loss
+    scaling on an older one, float32 on a CPU."""
+
+
+class TuningConfig(Schema):
+    """The tuning method."""
+
+    method: Literal["qlora", "lora"] = "qlora"
+    """qlora: adapters over a 4-bit base. lora: adapters over the base as it is."""
+    fallback: Literal["refuse", "allow"] = "refuse"
+    """Whether a job goes on as plain lora where 4-bit is not available; it says so."""
+    lora: LoraConfig = LoraConfig()
+    """The adapters."""
+    quantization: QuantizationConfig = QuantizationConfig()
+    """The 4-bit base."""

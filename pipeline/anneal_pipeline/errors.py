@@ -1,0 +1,72 @@
+"""Errors of the pipeline.
+
+    PipelineError
+      UserError            the user's input is wrong: never retried, exit code 65
+      CheckpointError      a checkpoint cannot be written or read: infrastructure
+      TrainingFailedError  the run cannot go on with this model, data and rate
+
+Every message is one sentence or two for the person who wrote the job: what is wrong, where, what was
+found, what was expected, and the next step.
+"""
+
+from __future__ import annotations
+
+DATASET_NOT_FOUND = "DatasetNotFound"
+DATASET_EMPTY = "DatasetEmpty"
+DATASET_UNREADABLE = "DatasetUnreadable"
+DATASET_LAYOUT_UNKNOWN = "DatasetLayoutUnknown"
+DATASET_ROWS_INVALID = "DatasetRowsInvalid"
+NO_TRAINABLE_ROWS = "NoTrainableRows"
+ROW_TOO_LONG = "RowTooLong"
+TEMPLATE_UNSUPPORTED = "TemplateUnsupported"
+MODEL_NOT_FOUND = "ModelNotFound"
+MODEL_NOT_SAFETENSORS = "ModelNotSafetensors"
+MODEL_IS_GGUF = "ModelIsGguf"
+MODEL_UNSUPPORTED = "ModelUnsupported"
+TARGET_MODULES_NOT_FOUND = "TargetModulesNotFound"
+QUANTIZATION_UNAVAILABLE = "QuantizationUnavailable"
+DOES_NOT_FIT = "DoesNotFit"
+RUN_CHANGED = "RunChanged"
+NON_FINITE_LOSS = "NonFiniteLoss"
+
+USER_REASONS = (
+    DATASET_NOT_FOUND,
+    DATASET_EMPTY,
+    DATASET_UNREADABLE,
+    DATASET_LAYOUT_UNKNOWN,
+    DATASET_ROWS_INVALID,
+    NO_TRAINABLE_ROWS,
+    ROW_TOO_LONG,
+    TEMPLATE_UNSUPPORTED,
+    MODEL_NOT_FOUND,
+    MODEL_NOT_SAFETENSORS,
+    MODEL_IS_GGUF,
+    MODEL_UNSUPPORTED,
+    TARGET_MODULES_NOT_FOUND,
+    QUANTIZATION_UNAVAILABLE,
+    DOES_NOT_FIT,
+    RUN_CHANGED,
+    NON_FINITE_LOSS,
+)
+"""Every reason a `UserError` of the pipeline carries: conditions and docs are tied to this list."""
+
+
+class PipelineError(Exception):
+    """The root of everything the pipeline raises on purpose."""
+
+
+class UserError(PipelineError):
+    """The job cannot succeed as it is written; a retry would end the same way."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+
+
+class CheckpointError(PipelineError):
+    """A checkpoint could not be written, or what is stored cannot be trusted."""
+
+
+class TrainingFailedError(UserError):
+    """Loss or gradients stopped being numbers: the same data and rate would end here again."""
