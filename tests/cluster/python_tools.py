@@ -1,0 +1,24 @@
+"""The `uv` that fetches hashed Python packages: the checkout's own, else one in the cache."""
+
+import hashlib
+import sys
+from pathlib import Path
+
+from commands import run
+from places import REPOSITORY, Places
+from steps import step
+
+UV_LOCK = REPOSITORY / "requirements" / "uv.txt"
+
+
+def uv(*, places: Places) -> Path:
+    """Return a uv of the locked version, installing it into a small environment when missing."""
+    digest = hashlib.sha256(UV_LOCK.read_bytes()).hexdigest()[:12]
+    folder = places.cache / f"uv-{digest}"
+    program = folder / "bin" / "uv"
+    if not program.exists():
+        with step("installing uv"):
+            run([sys.executable, "-m", "venv", folder])
+            pip = folder / "bin" / "pip"
+            run([pip, "install", "--quiet", "--require-hashes", "--no-deps", "-r", UV_LOCK])
+    return program
