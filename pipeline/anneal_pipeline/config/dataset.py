@@ -115,8 +115,7 @@ class FiltersConfig(Schema):
     def _bounds_in_order(self) -> Self:
         if self.max_tokens is not None and self.max_tokens < self.min_tokens:
             raise ValueError(
-                f"maxTokens ({self.max_tokens}) must not be less than minTokens "
-                f"({self.min_tokens})"
+                f"maxTokens ({self.max_tokens}) must not be less than minTokens ({self.min_tokens})"
             )
         return self
 

@@ -30,7 +30,5 @@ class ModelConfig(Schema):
     @model_validator(mode="after")
     def _hub_model_is_pinned(self) -> Self:
         if self.uri.startswith("hf://") and self.revision is None:
-            raise ValueError(
-                f"revision is required for {self.uri}; name the commit to train from"
-            )
+            raise ValueError(f"revision is required for {self.uri}; name the commit to train from")
         return self
