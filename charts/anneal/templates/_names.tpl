@@ -19,7 +19,11 @@
 
 {{/* Value of the label anneal.dev/release on the operator's children (anneal_operator.settings makes the same). */}}
 {{- define "anneal.releaseLabel" -}}
-{{- printf "%s.%s" .Release.Name .Release.Namespace -}}
+{{- $label := printf "%s.%s" .Release.Name .Release.Namespace -}}
+{{- if gt (len $label) 63 -}}
+{{- fail (printf "%s has %d characters and is a label value, which may have 63: choose a shorter release name or namespace" $label (len $label)) -}}
+{{- end -}}
+{{- $label -}}
 {{- end -}}
 
 {{- define "anneal.selectorLabels" -}}
