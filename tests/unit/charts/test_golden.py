@@ -1,6 +1,6 @@
 """The rendered charts against reviewed files.
 
-Refresh them with `ANNEAL_UPDATE_GOLDEN=1 pytest tests/unit/charts/test_golden.py` and read the diff.
+Refresh them with `ANNEAL_UPDATE_GOLDEN=1 pytest tests/unit/charts`, and read the diff.
 """
 
 import os
@@ -14,7 +14,7 @@ GOLDEN = Path(__file__).resolve().parent / "golden"
 
 
 def _stable(manifest: dict[str, Any]) -> dict[str, Any]:
-    """Drop what differs from run to run (generated keys) and what has a test of its own (schemas)."""
+    """Drop what differs from run to run (keys) and what has a test of its own (schemas)."""
     if manifest["kind"] == "Secret":
         return {**manifest, "data": {key: "(generated)" for key in manifest["data"]}}
     if manifest["kind"] == "CustomResourceDefinition":

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import yaml
-from anneal_operator.settings import read_settings
 from cryptography import x509
 from cryptography.x509.verification import PolicyBuilder, Store
+
+from anneal_operator.settings import read_settings
 
 FULL = "operator-everything.yaml"
 SERVICE_HOST = "trial-anneal-progress.anneal-system.svc"

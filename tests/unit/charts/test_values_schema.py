@@ -1,4 +1,4 @@
-"""values.schema.json: strict everywhere, right about values.yaml, and wrong values name their path."""
+"""values.schema.json: strict everywhere, right about values.yaml, exact about errors."""
 
 import json
 from collections.abc import Iterator
@@ -46,7 +46,8 @@ def test_an_unknown_key_is_refused_beside_every_known_one(name: str, charts: Pat
     validator = jsonschema.Draft7Validator(_schema(charts / name))
     open_maps = {
         "commonLabels", "podAnnotations", "podLabels", "nodeSelector", "affinity",
-        "serviceAccount.annotations", "metrics.service.annotations", "metrics.serviceMonitor.labels",
+        "serviceAccount.annotations", "metrics.service.annotations",
+        "metrics.serviceMonitor.labels",
     }  # fmt: skip
     parents = {path.rpartition(".")[0] for path in _paths(_values(charts / name))}
     parents -= {p for p in parents if p.endswith(("requests", "limits"))}
