@@ -86,7 +86,7 @@ class CheckpointReport:
     seconds: float
     is_best: bool
     cause: str
-    """`interval`, `stop` or `end`."""
+    """`interval`, `best`, `stop` or `end`."""
 
 
 class Observer(Protocol):

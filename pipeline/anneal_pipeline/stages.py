@@ -7,7 +7,10 @@ one is not run again, so an attempt that finds the `data/` of an earlier one tra
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import tempfile
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,30 +18,23 @@ import torch
 
 from anneal_pipeline.checkpoint.store import CheckpointStore
 from anneal_pipeline.config.pipeline import PipelineConfig
+from anneal_pipeline.data.files import DatasetFiles
 from anneal_pipeline.observer import Observer
+from anneal_pipeline.run import Run, open_run
 
+__all__ = ["DatasetFiles", "PipelineResult", "run_pipeline"]
 
-@dataclass(frozen=True, kw_only=True)
-class DatasetFiles:
-    """Local copies of the dataset; their names appear in messages.
-
-    With `validation` or `test` given the split is the user's own and is kept; otherwise `train` is
-    split as `dataset.split` says.
-    """
-
-    train: tuple[Path, ...]
-    validation: tuple[Path, ...] = ()
-    test: tuple[Path, ...] = ()
+CONFIG_NAME = "config.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class PipelineResult:
     interrupted: bool
-    """True: asked to stop, `checkpoint` holds everything; the fields below it are empty."""
+    """True: asked to stop; `checkpoint` holds everything, what follows training is empty."""
     step: int
     total_steps: int
     checkpoint: str | None
-    """Name of the newest checkpoint."""
+    """Name of the newest checkpoint; None when stopped before training began."""
     train_seconds: float
     """Of this attempt."""
     dataset_digest: str
@@ -55,16 +51,65 @@ def run_pipeline(
     *,
     workspace: Path,
     model_dir: Path,
-    dataset_files: DatasetFiles,
+    dataset_files: DatasetFiles | None,
     checkpoints: CheckpointStore,
     observer: Observer,
     device: torch.device,
     rank: int = 0,
     world_size: int = 1,
+    clock: Callable[[], float] = time.monotonic,
 ) -> PipelineResult:
     """Prepare data, load and adapt the model, train, evaluate, export.
 
-    With `world_size` > 1 the default process group is initialised and all ranks share `workspace`.
-    A `UserError` means the job as written cannot succeed; a planned stop returns `interrupted`.
+    `dataset_files` None takes the `data/` that an earlier attempt prepared. With `world_size` > 1 the
+    default process group is initialised, all ranks share `workspace`, and each rank's store has a
+    scratch folder of its own. A `UserError` means the job as written cannot succeed; a planned stop
+    returns with `interrupted`.
     """
-    raise NotImplementedError
+    workspace.mkdir(parents=True, exist_ok=True)
+    if rank == 0:
+        _write_config(config, workspace=workspace, observer=observer)
+    with tempfile.TemporaryDirectory(dir=workspace, prefix=".scratch-") as scratch:
+        run = open_run(
+            config,
+            workspace=workspace,
+            scratch=Path(scratch),
+            model_dir=model_dir,
+            dataset_files=dataset_files,
+            checkpoints=checkpoints,
+            observer=observer,
+            device=device,
+            rank=rank,
+            world_size=world_size,
+            clock=clock,
+        )
+        return _go_through(run, clock=clock)
+
+
+def _write_config(config: PipelineConfig, *, workspace: Path, observer: Observer) -> None:
+    path = workspace / CONFIG_NAME
+    path.write_text(json.dumps(config.to_data(), indent=2) + "\n", encoding="utf-8")
+    observer.on_output(path)
+
+
+def _go_through(run: Run, *, clock: Callable[[], float]) -> PipelineResult:
+    began = clock()
+    finished = run.measure_base() and run.train()
+    train_seconds = clock() - began
+    adapter_dir = artefact_digest = None
+    if finished and run.compare():
+        adapter_dir, artefact_digest = run.export()
+    complete = finished and adapter_dir is not None
+    return PipelineResult(
+        interrupted=not complete,
+        step=run.state.step,
+        total_steps=run.plan.total_steps,
+        checkpoint=run.trainer.last_checkpoint,
+        train_seconds=train_seconds,
+        dataset_digest=run.data.report.digest,
+        config_hash=run.config.mathematical_hash(),
+        base_metrics=run.comparison.metrics("base", state=run.state) if complete else {},
+        tuned_metrics=run.comparison.metrics("tuned", state=run.state) if complete else {},
+        adapter_dir=adapter_dir,
+        artefact_digest=artefact_digest,
+    )

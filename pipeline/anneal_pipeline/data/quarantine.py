@@ -1,0 +1,55 @@
+"""The rows that were left out: every one in quarantine.jsonl, with its reason, and counted."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TextIO
+
+from anneal_pipeline.data.jsonl import BadRow
+
+
+@dataclass
+class Quarantine:
+    path: Path
+    counts: Counter[str] = field(default_factory=Counter)
+    first: dict[str, BadRow] = field(default_factory=dict)
+    """The first row of each reason, for messages."""
+    _file: TextIO | None = None
+
+    def __enter__(self) -> Self:
+        self._file = self.path.open("w", encoding="utf-8")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def add(self, row: BadRow) -> None:
+        assert self._file is not None
+        self.counts[row.reason] += 1
+        self.first.setdefault(row.reason, row)
+        entry = {
+            "file": row.place.file,
+            "line": row.place.line,
+            "reason": row.reason,
+            "detail": row.detail,
+            "preview": row.preview,
+        }
+        self._file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+
+    @property
+    def total(self) -> int:
+        return self.counts.total()
+
+    def main_cause(self) -> BadRow:
+        """The first row of the most frequent reason."""
+        return self.first[self.counts.most_common(1)[0][0]]

@@ -1,0 +1,128 @@
+"""Chat templates: the model's own, and where each assistant turn lies in the rendered text.
+
+The spans come from rendering, not from hand-written generation tags: the text of the first n turns
+(with the generation prompt) must be a prefix of the whole, and so must the text of n + 1 turns; what
+lies between is what the assistant wrote, with its end-of-turn. A template for which that does not hold
+is refused, because its training text would differ from what is served.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2.exceptions import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+from anneal_pipeline.data.conversation import ASSISTANT, Conversation
+from anneal_pipeline.errors import TEMPLATE_UNSUPPORTED, PipelineError, UserError
+
+PLAIN_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'system' %}{{ message['content'] }}\n\n"
+    "{% elif message['role'] == 'user' %}### Instruction:\n{{ message['content'] }}\n\n"
+    "{% else %}### Response:\n{{ message['content'] }}{{ eos_token }}\n\n{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}### Response:\n{% endif %}"
+)
+"""For models without a chat template: the instruction style of Stanford Alpaca."""
+
+_BOS = "{{ bos_token }}"
+
+
+class TemplateRefusedRowError(PipelineError):
+    """The template itself raised for this row (for example: roles must alternate)."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """Characters [start, end) of the rendered text."""
+
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rendered:
+    text: str
+    spans: tuple[Span, ...]
+    """One per assistant turn, from behind the generation prompt to behind the turn."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TemplateChoice:
+    """What `settle_template` decided."""
+
+    origin: str
+    """`model`, or `plain` where the model has none."""
+    sha256: str
+    adds_bos: bool
+    """True when the template was given the BOS its tokenizer adds to plain text."""
+
+
+def settle_template(tokenizer: PreTrainedTokenizerBase) -> TemplateChoice:
+    """Make `tokenizer.chat_template` the one template of training, evaluation and export."""
+    template = tokenizer.chat_template
+    if isinstance(template, dict):
+        template = template.get("default")
+    origin = "model" if template else "plain"
+    template = template or PLAIN_TEMPLATE
+    adds_bos = _wants_bos(tokenizer) and "bos_token" not in template
+    if adds_bos and tokenizer.bos_token not in template:
+        template = _BOS + template
+    tokenizer.chat_template = template
+    digest = hashlib.sha256(template.encode()).hexdigest()
+    return TemplateChoice(origin=origin, sha256=digest, adds_bos=adds_bos)
+
+
+def _wants_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
+    ids = tokenizer("a")["input_ids"]
+    return tokenizer.bos_token_id is not None and ids[0] == tokenizer.bos_token_id
+
+
+def render_prompt(
+    tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], *, for_answer: bool = True
+) -> str:
+    """The text of these turns, ready for an answer or as it stands."""
+    try:
+        text = tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=for_answer
+        )
+    except (TemplateError, TypeError, ValueError) as error:
+        raise TemplateRefusedRowError(f"is refused by the chat template ({error})") from error
+    return str(text)
+
+
+def render(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> Rendered:
+    """Render a whole conversation and find its assistant turns."""
+    messages = conversation.messages()
+    text = render_prompt(tokenizer, messages, for_answer=False)
+    spans = []
+    for index, turn in enumerate(conversation.turns):
+        if turn.role != ASSISTANT:
+            continue
+        before = render_prompt(tokenizer, messages[:index])
+        after = render_prompt(tokenizer, messages[: index + 1], for_answer=False)
+        _require_prefix(before, text, what="the generation prompt", turn=index, place=conversation)
+        _require_prefix(after, text, what="the turns", turn=index, place=conversation)
+        if turn.content.strip() not in text[len(before) : len(after)]:
+            raise TemplateRefusedRowError(
+                f"loses text of its message {index + 1} in the chat template"
+            )
+        spans.append(Span(len(before), len(after)))
+    return Rendered(text=text, spans=tuple(spans))
+
+
+def _require_prefix(part: str, whole: str, *, what: str, turn: int, place: Any) -> None:
+    if whole.startswith(part):
+        return
+    at = next((i for i, (a, b) in enumerate(zip(part, whole, strict=False)) if a != b), len(whole))
+    raise UserError(
+        TEMPLATE_UNSUPPORTED,
+        f"The chat template changes earlier text when a conversation goes on: {what} before or with "
+        f"message {turn + 1} of row {place.place.line} of {place.place.file} is {part[at : at + 40]!r} "
+        f"at character {at}, but {whole[at : at + 40]!r} in the whole; the model would be trained on "
+        "other text than it is served with. Use a model whose template keeps earlier turns, or rows "
+        "of one question and one answer",
+    )

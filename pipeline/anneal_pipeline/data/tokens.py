@@ -1,0 +1,101 @@
+"""From a conversation to token ids and the mask of what the assistant wrote.
+
+The rendered text is tokenised once, without added special tokens (the template writes its own), and
+the mask follows from character offsets: BPE merges across the border of prompt and answer therefore
+cannot shift it. Every masked span ends in a token that stops generation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from anneal_pipeline.data.conversation import Conversation
+from anneal_pipeline.data.template import Span, render
+from anneal_pipeline.errors import MODEL_UNSUPPORTED, TEMPLATE_UNSUPPORTED, UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenRow:
+    """`is_response[i]` is 1 where token i was written by the assistant, end-of-turn included."""
+
+    ids: Sequence[int]
+    is_response: Sequence[int]
+
+    @property
+    def num_response_tokens(self) -> int:
+        """Tokens that can be predicted: the first of a row has nothing before it."""
+        return sum(self.is_response[1:])
+
+    def cut(self, length: int) -> TokenRow:
+        return TokenRow(ids=self.ids[:length], is_response=self.is_response[:length])
+
+
+def stop_token_ids(
+    tokenizer: PreTrainedTokenizerBase, generation_eos: int | Sequence[int] | None
+) -> frozenset[int]:
+    """Ids that end an answer: the tokenizer's EOS and those of the model's generation config."""
+    extra = [generation_eos] if isinstance(generation_eos, int) else list(generation_eos or ())
+    return frozenset(i for i in [tokenizer.eos_token_id, *extra] if i is not None)
+
+
+class Tokenisation:
+    """One tokenizer with its settled template, applied to many rows."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, stop_ids: frozenset[int]) -> None:
+        if not tokenizer.is_fast:
+            raise UserError(
+                MODEL_UNSUPPORTED,
+                f"The tokenizer {type(tokenizer).__name__} gives no character offsets, which the loss "
+                "mask needs; use a model that has a tokenizer.json",
+            )
+        self._tokenizer = tokenizer
+        self._special = frozenset(tokenizer.all_special_ids)
+        self._stops = stop_ids
+        self.seen_stops: set[int] = set()
+        """The tokens that did end answers: generation has to stop at these."""
+
+    def row(self, conversation: Conversation) -> TokenRow:
+        rendered = render(self._tokenizer, conversation)
+        encoding = self._tokenizer(
+            rendered.text, add_special_tokens=False, return_offsets_mapping=True
+        )
+        ids: list[int] = encoding["input_ids"]
+        offsets: list[tuple[int, int]] = encoding["offset_mapping"]
+        mask = [0] * len(ids)
+        for span in rendered.spans:
+            inside = _tokens_inside(offsets, span)
+            last = self._stop_position(ids, inside, conversation=conversation)
+            for position in inside:
+                if position <= last:
+                    mask[position] = 1
+            self.seen_stops.add(ids[last])
+        return TokenRow(ids=ids, is_response=mask)
+
+    def _stop_position(
+        self, ids: Sequence[int], inside: range, *, conversation: Conversation
+    ) -> int:
+        for known in (self._stops, self._special):
+            for position in reversed(inside):
+                if ids[position] in known:
+                    return position
+        raise UserError(
+            TEMPLATE_UNSUPPORTED,
+            f"The chat template ends the answer of row {conversation.place.line} of "
+            f"{conversation.place.file} without a token that stops generation; the tuned model would "
+            "never stop. Use a model whose template ends assistant turns with a special token",
+        )
+
+
+def _tokens_inside(offsets: Sequence[tuple[int, int]], span: Span) -> range:
+    """Positions of the tokens that begin and end inside the span."""
+    begin = next(
+        (i for i, (start, end) in enumerate(offsets) if start >= span.start and end > span.start),
+        len(offsets),
+    )
+    stop = begin
+    while stop < len(offsets) and offsets[stop][1] <= span.end:
+        stop += 1
+    return range(begin, stop)

@@ -1,0 +1,120 @@
+"""Base against tuned: the baseline before training, the comparison after it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from anneal_pipeline.config.pipeline import PipelineConfig
+from anneal_pipeline.data.prepare import PreparedData
+from anneal_pipeline.data.prepared import read_messages
+from anneal_pipeline.evaluation.answers import (
+    Question,
+    answer,
+    question_of_prompt,
+    question_of_row,
+)
+from anneal_pipeline.evaluation.perplexity import LOSS, RESPONSE_PERPLEXITY, Evaluator
+from anneal_pipeline.evaluation.report import BASE, TUNED, AnswerPair, ComparisonReport
+from anneal_pipeline.observer import EvaluationReport, Observer
+from anneal_pipeline.training.state import Evaluated, RunState
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    config: PipelineConfig
+    data: PreparedData
+    evaluator: Evaluator
+    tokenizer: PreTrainedTokenizerBase
+    observer: Observer
+    clock: Callable[[], float]
+
+    def measure(self, subject: str, *, state: RunState) -> bool:
+        """Measure base or tuned on the held-out split, unless done; False if asked to stop."""
+        split = self.data.held_out
+        step = 0 if subject == BASE else state.step
+        if split is None or state.evaluation(subject=subject, split=split, step=step):
+            return True
+        began = self.clock()
+        if subject == BASE:
+            with self.evaluator.model.disable_adapter():
+                measured = self.evaluator.measure(self.data.splits[split])
+        else:
+            measured = self.evaluator.measure(self.data.splits[split])
+        if measured is None:
+            return False
+        done = Evaluated(step=step, subject=subject, split=split, metrics=measured.metrics)
+        state.evaluations.append(done)
+        if self.evaluator.ranks.is_first:
+            self.observer.on_evaluation(
+                EvaluationReport(
+                    step=step,
+                    subject=subject,
+                    split=split,
+                    metrics=measured.metrics,
+                    num_rows=measured.num_rows,
+                    num_tokens=measured.num_tokens,
+                    seconds=self.clock() - began,
+                )
+            )
+        return True
+
+    def metrics(self, subject: str, *, state: RunState) -> dict[str, float]:
+        """What was asked for in `evaluation.metrics`, with the loss; empty if not measured."""
+        split = self.data.held_out
+        step = 0 if subject == BASE else state.step
+        done = state.evaluation(subject=subject, split=split, step=step) if split else None
+        if done is None:
+            return {}
+        wanted = (LOSS, RESPONSE_PERPLEXITY, *self.config.evaluation.metrics)
+        return {name: done.metrics[name] for name in dict.fromkeys(wanted) if name in done.metrics}
+
+    def questions(self) -> list[Question]:
+        asked = [question_of_prompt(prompt) for prompt in self.config.evaluation.prompts]
+        if self.data.held_out is None:
+            return asked
+        folder = self.data.folder / self.data.held_out
+        rows = read_messages(folder, limit=self.config.evaluation.num_generations)
+        return asked + [question_of_row(messages) for messages in rows]
+
+    def answers(self) -> tuple[AnswerPair, ...]:
+        """Every question answered by tuned and, with a baseline, by base."""
+        questions = self.questions()
+        tuned = self._answer(questions)
+        base: list[str | None] = [None] * len(questions)
+        if self.config.evaluation.baseline:
+            with self.evaluator.model.disable_adapter():
+                base = list(self._answer(questions))
+        return tuple(
+            AnswerPair(prompt=q.prompt, reference=q.reference, base=b, tuned=t)
+            for q, b, t in zip(questions, base, tuned, strict=True)
+        )
+
+    def _answer(self, questions: list[Question]) -> list[str]:
+        return answer(
+            self.evaluator.model,
+            self.tokenizer,
+            questions,
+            stop_ids=self.data.report.stop_token_ids,
+            should_stop=self.observer.should_stop,
+        )
+
+    def write_report(self, folder: Path, *, state: RunState) -> ComparisonReport:
+        split = self.data.held_out
+        watched = [e for e in state.evaluations if e.subject == TUNED]
+        report = ComparisonReport(
+            model=self.config.model.uri,
+            split=split,
+            num_rows=len(self.data.splits[split]) if split else 0,
+            num_tokens=self.data.report.splits[split].num_response_tokens if split else 0,
+            base=self.metrics(BASE, state=state),
+            tuned=self.metrics(TUNED, state=state),
+            answers=self.answers(),
+            losses=tuple(state.losses),
+            evaluations=tuple((e.step, e.metrics[LOSS]) for e in watched),
+        )
+        report.write(folder)
+        return report

@@ -1,0 +1,102 @@
+"""The adapter as a folder that PEFT and the tokenizer classes load, and proof that it does."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from peft.utils import get_peft_model_state_dict
+from safetensors.torch import save_file
+from transformers import PreTrainedTokenizerBase
+
+from anneal_pipeline.checkpoint.manifest import MANIFEST_NAME, list_entries
+from anneal_pipeline.config.model import ModelConfig
+from anneal_pipeline.errors import PipelineError
+
+WEIGHTS_NAME = "adapter_model.safetensors"
+GENERATION_NAME = "generation_config.json"
+_RELOADED = "reloaded"
+_TOLERANCE = 1e-5
+
+
+class ExportError(PipelineError):
+    """What was exported is not what was trained."""
+
+
+def write_adapter(
+    folder: Path,
+    *,
+    model: PeftModel,
+    base: ModelConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    stop_ids: Sequence[int],
+) -> None:
+    """Write weights, PEFT config, tokenizer and chat template; refuse numbers that are none."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in get_peft_model_state_dict(model, save_embedding_layers=False).items()
+    }
+    broken = [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise ExportError(
+            f"{len(broken)} of {len(weights)} adapter tensors hold NaN or infinity, first {broken[0]}; "
+            "nothing is exported"
+        )
+    save_file(weights, folder / WEIGHTS_NAME, metadata={"format": "pt"})
+    _write_config(folder, model=model, base=base)
+    tokenizer.save_pretrained(folder)
+    (folder / GENERATION_NAME).write_text(
+        json.dumps({"eos_token_id": list(stop_ids), "pad_token_id": tokenizer.pad_token_id}, indent=2)
+        + "\n"
+    )
+
+
+def _write_config(folder: Path, *, model: PeftModel, base: ModelConfig) -> None:
+    """The PEFT config with the model's own name in place of the folder it was loaded from."""
+    config = model.peft_config["default"]
+    local = (config.base_model_name_or_path, config.revision, config.inference_mode)
+    config.base_model_name_or_path = base.uri.removeprefix("hf://")
+    config.revision = base.revision
+    config.inference_mode = True
+    try:
+        config.save_pretrained(str(folder))
+    finally:
+        config.base_model_name_or_path, config.revision, config.inference_mode = local
+    path = folder / "adapter_config.json"
+    fields = json.loads(path.read_text())
+    # PEFT keeps target modules in a set, whose order differs from process to process.
+    fields["target_modules"] = sorted(fields["target_modules"])
+    path.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n")
+
+
+def verify_adapter(folder: Path, *, model: PeftModel, ids: torch.Tensor) -> None:
+    """Load the folder as a second adapter: its logits for `ids` must be those of the trained one."""
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        want = model(input_ids=ids).logits.float()
+        model.load_adapter(str(folder), adapter_name=_RELOADED)
+        model.set_adapter(_RELOADED)
+        got = model(input_ids=ids).logits.float()
+    model.set_adapter("default")
+    model.delete_adapter(_RELOADED)
+    model.train(was_training)
+    difference = float((want - got).abs().max())
+    if not difference <= _TOLERANCE * float(want.abs().max().clamp(min=1.0)):
+        raise ExportError(
+            f"The exported adapter gives other logits than the trained one (largest difference "
+            f"{difference:.3g}); it is not published"
+        )
+
+
+def write_artifact_manifest(folder: Path) -> str:
+    """List every file of `artifacts/` with its SHA-256; return the SHA-256 of that list, in hex."""
+    entries = [vars(entry) for entry in list_entries(folder)]
+    data = json.dumps({"files": entries}, indent=2, sort_keys=True).encode() + b"\n"
+    (folder / MANIFEST_NAME).write_bytes(data)
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,111 @@
+"""The base model and its tokenizer, from a local folder of safetensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from anneal_pipeline.config.pipeline import PipelineConfig
+from anneal_pipeline.device import compute_dtype
+from anneal_pipeline.errors import MODEL_UNSUPPORTED, QUANTIZATION_UNAVAILABLE, UserError
+from anneal_pipeline.model.adapters import add_adapters, count_parameters
+from anneal_pipeline.model.quantization import keep_trainable, quantization_settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class TunedModel:
+    model: PeftModel
+    device: torch.device
+    compute: torch.dtype
+    num_trainable: int
+    num_parameters: int
+
+    def summary(self) -> str:
+        share = 100 * self.num_trainable / self.num_parameters
+        kind = str(self.compute).removeprefix("torch.")
+        return (
+            f"Training {self.num_trainable:,} of {self.num_parameters:,} parameters "
+            f"({share:.2f} %) in {kind} on {self.device}"
+        )
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            MODEL_UNSUPPORTED,
+            f"The tokenizer of the model cannot be loaded ({error}); expected tokenizer.json and "
+            "tokenizer_config.json beside the weights",
+        ) from error
+    assert isinstance(tokenizer, PreTrainedTokenizerBase)
+    if tokenizer.pad_token_id is None:
+        # Padding is masked by length, never by id, so that the EOS keeps its label.
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_tuned_model(config: PipelineConfig, *, folder: Path, device: torch.device) -> TunedModel:
+    """Load the base (in 4 bits for qlora), freeze it and add fresh adapters."""
+    compute = compute_dtype(config.tuning.quantization.compute_dtype, device=device)
+    base = load_base(config, folder=folder, device=device, compute=compute)
+    base.requires_grad_(False)
+    if config.tuning.method == "qlora":
+        keep_trainable(base)
+    base.config.use_cache = False
+    if config.training.gradient_checkpointing:
+        base.gradient_checkpointing_enable({"use_reentrant": False})
+    tuned = add_adapters(base, config.tuning.lora, seed=config.training.seed)
+    trainable, total = count_parameters(tuned)
+    return TunedModel(
+        model=tuned,
+        device=device,
+        compute=compute,
+        num_trainable=trainable,
+        num_parameters=total,
+    )
+
+
+def load_base(
+    config: PipelineConfig, *, folder: Path, device: torch.device, compute: torch.dtype
+) -> PreTrainedModel:
+    options: dict[str, Any] = {}
+    if config.tuning.method == "qlora":
+        options["quantization_config"] = quantization_settings(
+            config.tuning.quantization, compute=compute
+        )
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=compute,
+            device_map={"": str(device)},
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            **options,
+        )
+    except ImportError as error:
+        raise UserError(
+            QUANTIZATION_UNAVAILABLE,
+            f"4-bit quantisation is not available here ({error}); set tuning.method to lora or use a "
+            "trainer image with bitsandbytes",
+        ) from error
+    except (ValueError, KeyError) as error:
+        raise UserError(
+            MODEL_UNSUPPORTED,
+            f"Model {config.model.uri} cannot be loaded as a causal language model: {error}",
+        ) from error
+    assert isinstance(model, PreTrainedModel)
+    return model

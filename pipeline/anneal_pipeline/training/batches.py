@@ -1,0 +1,112 @@
+"""Which rows make up which optimiser step: a pure function of lengths, seed and step.
+
+Rows of about equal length go together, so that little is padded; the order of batches and the company
+a row keeps still change from epoch to epoch. Nothing here has state: resuming is naming the step.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+
+from anneal_pipeline.data.prepared import PreparedSplit
+
+BATCHES_PER_GROUP = 32
+"""Rows are shuffled, then sorted by length within groups of this many batches."""
+IGNORED = -100
+"""Label of a token that is not trained (PyTorch's ignore_index)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One micro-batch, padded on the right."""
+
+    ids: torch.Tensor
+    """(rows, length) token ids."""
+    attention_mask: torch.Tensor
+    labels: torch.Tensor
+    """(rows, length): the id where the token is trained, IGNORED elsewhere; not shifted."""
+
+    @property
+    def num_tokens(self) -> int:
+        return int(self.attention_mask.sum())
+
+    @property
+    def num_trained_tokens(self) -> int:
+        return int((self.labels[:, 1:] != IGNORED).sum())
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(
+            ids=self.ids.to(device),
+            attention_mask=self.attention_mask.to(device),
+            labels=self.labels.to(device),
+        )
+
+
+@dataclass(frozen=True)
+class StepBatches:
+    """The rows of each optimiser step of a run."""
+
+    lengths: tuple[int, ...]
+    batch_size: int
+    seed: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-len(self.lengths) // self.batch_size)
+
+    def rows_of(self, step: int) -> tuple[int, ...]:
+        """Row numbers of step `step` (from 0), longest first."""
+        epoch, index = divmod(step, self.steps_per_epoch)
+        return _epoch_batches(self, epoch)[index]
+
+
+@lru_cache(maxsize=2)
+def _epoch_batches(batches: StepBatches, epoch: int) -> tuple[tuple[int, ...], ...]:
+    generator = torch.Generator().manual_seed(seed_of(batches.seed, "epoch", epoch))
+    order: list[int] = torch.randperm(len(batches.lengths), generator=generator).tolist()
+    size = batches.batch_size
+    # The partial batch is cut off first, so that it is a random one and not the longest rows.
+    full = len(order) // size * size
+    tail = sorted(order[full:], key=lambda row: -batches.lengths[row])
+    grouped: list[tuple[int, ...]] = []
+    for start in range(0, full, size * BATCHES_PER_GROUP):
+        group = order[start : min(start + size * BATCHES_PER_GROUP, full)]
+        group.sort(key=lambda row: -batches.lengths[row])
+        grouped.extend(tuple(group[i : i + size]) for i in range(0, len(group), size))
+    mixed: list[int] = torch.randperm(len(grouped), generator=generator).tolist()
+    ordered = [grouped[index] for index in mixed]
+    return (*ordered, *([tuple(tail)] if tail else []))
+
+
+def seed_of(*parts: object) -> int:
+    """A 63-bit seed that depends on all parts."""
+    digest = hashlib.sha256(":".join(str(part) for part in parts).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def micro_batches(rows: Sequence[int], size: int) -> list[tuple[int, ...]]:
+    return [tuple(rows[i : i + size]) for i in range(0, len(rows), size)]
+
+
+def collate(
+    split: PreparedSplit, rows: Sequence[int], *, pad_id: int, train_all: bool
+) -> Batch:
+    """Lay rows side by side; labels follow the response mask, or every real token."""
+    parts = [split.row(row) for row in rows]
+    length = max(len(ids) for ids, _ in parts)
+    shape = (len(parts), length)
+    ids = torch.full(shape, pad_id, dtype=torch.long)
+    attention = torch.zeros(shape, dtype=torch.long)
+    labels = torch.full(shape, IGNORED, dtype=torch.long)
+    for index, (row_ids, is_response) in enumerate(parts):
+        size = len(row_ids)
+        ids[index, :size] = row_ids
+        attention[index, :size] = 1
+        trained = torch.ones_like(is_response) if train_all else is_response
+        labels[index, :size] = torch.where(trained.bool(), row_ids.long(), IGNORED)
+    return Batch(ids=ids, attention_mask=attention, labels=labels)

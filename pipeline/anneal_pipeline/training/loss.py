@@ -1,0 +1,85 @@
+"""Sums of token losses, with logits computed for the trained positions only.
+
+The output head of a small model is a third of its work and its logits the largest tensor of all; most
+positions are prompt or padding and need none. Models whose head is not a plain matrix product on the
+last hidden state (soft-capping, scaling) are found out by a probe and take the whole-logits path.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from peft import PeftModel
+from torch.nn import functional
+
+from anneal_pipeline.training.batches import IGNORED, Batch
+
+_PROBE_TOLERANCE = 1e-2
+"""Relative; generous for 16-bit kernels that round another way, far below any scaling."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenLogits:
+    """Logits for the labelled tokens of a batch, in row order."""
+
+    logits: torch.Tensor
+    """(labelled tokens, vocabulary)"""
+    targets: torch.Tensor
+
+
+class LogitsPath:
+    """How a model's logits for labelled tokens are had; chosen once per model."""
+
+    def __init__(self, model: PeftModel) -> None:
+        self._model = model
+        self._causal = model.get_base_model()
+        self.selects = self._probe()
+        """True when logits are computed for labelled tokens only."""
+
+    def __call__(self, batch: Batch) -> TokenLogits:
+        targets = batch.labels[:, 1:]
+        labelled = targets != IGNORED
+        if self.selects:
+            hidden = self._hidden(batch)[:, :-1][labelled]
+            logits = self._causal.get_output_embeddings()(hidden)
+        else:
+            logits = self._whole(batch)[:, :-1][labelled]
+        return TokenLogits(logits=logits, targets=targets[labelled])
+
+    def _hidden(self, batch: Batch) -> torch.Tensor:
+        output = self._causal.base_model(
+            input_ids=batch.ids, attention_mask=batch.attention_mask, use_cache=False
+        )
+        hidden: torch.Tensor = output[0]
+        return hidden
+
+    def _whole(self, batch: Batch) -> torch.Tensor:
+        output = self._model(
+            input_ids=batch.ids, attention_mask=batch.attention_mask, use_cache=False
+        )
+        logits: torch.Tensor = output.logits
+        return logits
+
+    def _probe(self) -> bool:
+        """Compare both ways on a few tokens."""
+        head = self._causal.get_output_embeddings()
+        if head is None or self._causal.base_model is self._causal:
+            return False
+        ids = torch.arange(2, 10, device=self._model.device).unsqueeze(0)
+        batch = Batch(ids=ids, attention_mask=torch.ones_like(ids), labels=ids)
+        was_training = self._model.training
+        self._model.eval()
+        with torch.no_grad():
+            whole = self._whole(batch).float()
+            selected = head(self._hidden(batch)).float()
+        self._model.train(was_training)
+        if whole.shape != selected.shape:
+            return False
+        difference = (whole - selected).abs().max()
+        return bool(difference <= _PROBE_TOLERANCE * whole.abs().max().clamp(min=1.0))
+
+
+def sum_of_losses(tokens: TokenLogits) -> torch.Tensor:
+    """Cross entropy in nats, summed over tokens, in fp32."""
+    return functional.cross_entropy(tokens.logits.float(), tokens.targets, reduction="sum")
