@@ -1,0 +1,171 @@
+"""What a run tells the world: one `Observer` that feeds MLflow, progress, storage and a display.
+
+No call blocks on a network: each listener has a queue and a thread of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+
+from anneal_jobs.progress import ProgressReporter
+from anneal_jobs.run_state import RunState
+from anneal_jobs.storage.outputs import OutputUploader
+from anneal_jobs.tracking.parameters import write_tags
+from anneal_jobs.tracking.writer import Action, RunWriter
+from anneal_pipeline import observer as pipeline
+from anneal_pipeline.observer import CheckpointReport, EvaluationReport, Observer, StepReport
+
+log = logging.getLogger(__name__)
+
+STAGE_DOWNLOAD = "download"
+STAGE_UPLOAD = "upload"
+STAGE_REGISTER = "register"
+_STAGE_NAMES = {
+    pipeline.STAGE_DATA: "prepare",
+    pipeline.STAGE_MODEL: "load",
+    pipeline.STAGE_BASELINE: "evaluate-base",
+    pipeline.STAGE_TRAINING: "train",
+    pipeline.STAGE_EVALUATION: "evaluate",
+    pipeline.STAGE_EXPORT: "export",
+}
+_TAG_CHECKPOINT = "anneal.checkpoint"
+_REPORT_SUFFIXES = (".html", ".json", ".md")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunObserver:
+    """The observer of rank 0."""
+
+    state: RunState
+    stop_file: Path
+    writer: RunWriter | None
+    reporter: ProgressReporter | None
+    uploader: OutputUploader | None
+    display: Observer | None
+    workspace: Path
+
+    def on_stage(self, stage: str, *, done: int, total: int, unit: str) -> None:
+        self.state.set_stage(_STAGE_NAMES.get(stage, stage), done=done, total=total, unit=unit)
+        if self.display is not None:
+            self.display.on_stage(stage, done=done, total=total, unit=unit)
+
+    def on_step(self, report: StepReport) -> None:
+        self.state.set_step(report)
+        log.info(
+            "step %d/%d loss=%.4f lr=%.3g grad_norm=%.3g tokens_per_second=%.0f eta_seconds=%.0f",
+            report.step,
+            report.total_steps,
+            report.loss,
+            report.learning_rate,
+            report.grad_norm,
+            report.tokens_per_second,
+            report.eta_seconds,
+        )
+        if self.writer is not None:
+            self.writer.add(_step_metrics(report), step=report.step)
+        if self.display is not None:
+            self.display.on_step(report)
+
+    def on_evaluation(self, report: EvaluationReport) -> None:
+        self.state.add_evaluation(report)
+        figures = " ".join(f"{name}={value:.4g}" for name, value in report.metrics.items())
+        log.info("evaluation of %s on %s: %s", report.subject, report.split, figures)
+        if self.writer is not None:
+            prefix = f"{report.split}/{report.subject}"
+            values = {f"{prefix}/{name}": value for name, value in report.metrics.items()}
+            self.writer.add(values, step=report.step)
+        if self.display is not None:
+            self.display.on_evaluation(report)
+
+    def on_checkpoint(self, report: CheckpointReport) -> None:
+        self.state.set_checkpoint(report)
+        log.info("checkpoint %s (%s), %d bytes", report.name, report.cause, report.num_bytes)
+        if self.writer is not None:
+            self.writer.submit(_tag_action(_TAG_CHECKPOINT, report.name))
+        if self.display is not None:
+            self.display.on_checkpoint(report)
+
+    def on_event(self, name: str, message: str, fields: Mapping[str, Any]) -> None:
+        self.state.add_event(name, message)
+        log.log(logging.WARNING if name == pipeline.EVENT_WARNING else logging.INFO, "%s", message)
+        if self.display is not None:
+            self.display.on_event(name, message, fields)
+
+    def on_output(self, path: Path) -> None:
+        if self.uploader is not None:
+            self.uploader.add(path)
+        if self.writer is not None:
+            for file in reports_of(path, workspace=self.workspace):
+                self.writer.submit(_artefact_action(file, workspace=self.workspace))
+        if self.display is not None:
+            self.display.on_output(path)
+
+    def should_stop(self) -> bool:
+        return self.stop_file.exists() or (self.reporter is not None and self.reporter.is_stale)
+
+    def save_state(self) -> Mapping[str, Any]:
+        return self.writer.save_state() if self.writer is not None else {}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        if self.writer is not None:
+            self.writer.load_state(state)
+
+
+@dataclass(kw_only=True)
+class StopObserver(pipeline.NullObserver):
+    """The observer of every other rank: it only passes the wish to stop on."""
+
+    stop_file: Path
+
+    def should_stop(self) -> bool:
+        return self.stop_file.exists()
+
+
+def reports_of(path: Path, *, workspace: Path) -> list[Path]:
+    """Small readable files that MLflow shows beside the run: evaluation and data reports."""
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    return [
+        file
+        for file in files
+        if file.relative_to(workspace).parts[0] in ("evaluation", "data")
+        and file.name.startswith("report.")
+        and file.suffix in _REPORT_SUFFIXES
+    ]
+
+
+def _step_metrics(report: StepReport) -> dict[str, float]:
+    values = {
+        "train/loss": report.loss,
+        "train/learning_rate": report.learning_rate,
+        "train/grad_norm": report.grad_norm,
+        "train/epoch": report.epoch,
+        "train/tokens": report.num_tokens,
+        "train/tokens_per_second": report.tokens_per_second,
+        "train/step_seconds": report.step_seconds,
+        "train/memory_megabytes": report.memory_bytes / 1e6,
+        "train/eta_seconds": report.eta_seconds,
+    }
+    return {name: value for name, value in values.items() if math.isfinite(value)}
+
+
+def _tag_action(key: str, value: str) -> Action:
+    def write(client: MlflowClient, run_id: str) -> None:
+        write_tags(client, run_id, {key: value})
+
+    return Action(name=f"tag {key}", write=write)
+
+
+def _artefact_action(file: Path, *, workspace: Path) -> Action:
+    folder = file.relative_to(workspace).parent.as_posix()
+
+    def write(client: MlflowClient, run_id: str) -> None:
+        client.log_artifact(run_id, str(file), folder)
+
+    return Action(name=f"artefact {file.name}", write=write)

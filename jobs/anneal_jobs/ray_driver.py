@@ -1,0 +1,101 @@
+"""Ray on this machine, and one TorchTrainer run on it.
+
+Ray is started for this attempt alone: no dashboard, a small object store (nothing but metadata goes
+through it), everything below /tmp.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+import ray.train
+import ray.train.torch
+
+from anneal_jobs.attempt import Attempt
+from anneal_jobs.worker import settings_of, train_worker
+
+log = logging.getLogger(__name__)
+
+_OBJECT_STORE_BYTES = 100 << 20  # Ray refuses less than 75 MiB.
+_POLL_SECONDS = 0.2
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    num_ranks: int
+    num_cpus: int
+    use_gpu: bool
+
+
+def start_ray(resources: Resources) -> None:
+    """Start Ray; replaces the SIGTERM handler of this process."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    # Ray would set one thread per rank; the same number in every attempt keeps resumes exact.
+    threads = max(1, resources.num_cpus // resources.num_ranks)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    ray.init(
+        address="local",
+        num_cpus=max(resources.num_cpus, resources.num_ranks),
+        include_dashboard=False,
+        object_store_memory=_OBJECT_STORE_BYTES,
+        # Unix socket paths are short: not below a deep scratch folder.
+        _temp_dir=tempfile.mkdtemp(prefix="ray-", dir="/tmp"),  # sockets live there
+        logging_level=logging.WARNING,
+        log_to_driver=True,
+    )
+
+
+def train(
+    attempt: Attempt, resources: Resources, *, is_given_up: Callable[[], bool]
+) -> Exception | None:
+    """Run all ranks to their end; returns what Ray says went wrong, None if nothing.
+
+    `fit()` runs on a thread so that this one stays free for signals and the grace period.
+    """
+    trainer = ray.train.torch.TorchTrainer(
+        train_worker,
+        train_loop_config=settings_of(attempt),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=resources.num_ranks,
+            use_gpu=resources.use_gpu,
+            resources_per_worker={"CPU": 1, **({"GPU": 1} if resources.use_gpu else {})},
+        ),
+        run_config=ray.train.RunConfig(
+            name="anneal",
+            storage_path=str(_storage_folder(attempt.folders.scratch)),
+            failure_config=ray.train.FailureConfig(max_failures=0),
+        ),
+    )
+    errors: list[Exception] = []
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except Exception as error:  # whatever Ray raises is judged beside the outcome files
+            errors.append(error)
+
+    thread = threading.Thread(target=fit, name="ray-train", daemon=True)
+    thread.start()
+    while thread.is_alive() and not is_given_up():
+        thread.join(timeout=_POLL_SECONDS)
+    return errors[0] if errors else None
+
+
+def _storage_folder(scratch: Path) -> Path:
+    folder = scratch / "ray"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder.resolve()

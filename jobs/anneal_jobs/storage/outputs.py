@@ -1,0 +1,112 @@
+"""The job's output folder: files that a run has finished go there while it goes on.
+
+Copies run on a thread of their own, in order, a folder's `manifest.json` last. A local output
+folder is the workspace itself and needs no copies.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from anneal_jobs.errors import StorageUnreachableError
+from anneal_pipeline.checkpoint.manifest import MANIFEST_NAME
+from anneal_pipeline.checkpoint.store import BlobFolder
+
+log = logging.getLogger(__name__)
+
+CHECKPOINTS_NAME = "checkpoints"
+LOGS_NAME = "logs"
+ARTEFACTS_NAME = "artifacts"
+_NOT_RESTORED = (CHECKPOINTS_NAME, LOGS_NAME)
+_TRIES = 4
+_PAUSE_SECONDS = 5.0
+
+
+class OutputUploader:
+    """Copies finished parts of `workspace` into `folder`."""
+
+    def __init__(
+        self,
+        folder: BlobFolder,
+        *,
+        workspace: Path,
+        on_bytes: Callable[[int, int], None],
+        pause_seconds: float = _PAUSE_SECONDS,
+    ) -> None:
+        self._folder = folder
+        self._workspace = workspace
+        self._on_bytes = on_bytes
+        self._pause_seconds = pause_seconds
+        self._queue: queue.Queue[Path | None] = queue.Queue()
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name="uploads", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def add(self, path: Path) -> None:
+        """Queue a file or a folder of the workspace."""
+        self._queue.put(path)
+
+    def finish(self) -> None:
+        """Wait until everything queued is stored, or raise what kept it from being."""
+        self._queue.put(None)
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        while (path := self._queue.get()) is not None:
+            if self._error is None:
+                try:
+                    self._upload(path)
+                except Exception as error:  # handed to finish(), which raises it
+                    self._error = error
+
+    def _upload(self, path: Path) -> None:
+        files = files_below(path)
+        sizes = [file.stat().st_size for file in files]
+        done = 0
+        for file, size in zip(files, sizes, strict=True):
+            self._upload_file(file)
+            done += size
+            self._on_bytes(done, sum(sizes))
+
+    def _upload_file(self, file: Path) -> None:
+        name = file.relative_to(self._workspace).as_posix()
+        for is_last in [*[False] * (_TRIES - 1), True]:
+            try:
+                self._folder.upload(file, name)
+            except StorageUnreachableError as error:
+                if is_last:
+                    raise
+                log.warning("upload of %s failed, trying again: %s", name, error)
+                time.sleep(self._pause_seconds)
+            else:
+                return
+
+
+def files_below(path: Path) -> list[Path]:
+    """The file itself, or all files of a folder with manifests after what they list."""
+    if path.is_file():
+        return [path]
+    files = [file for file in path.rglob("*") if file.is_file()]
+    return sorted(files, key=lambda file: (file.name == MANIFEST_NAME, file.as_posix()))
+
+
+def restore_workspace(folder: BlobFolder, workspace: Path) -> int:
+    """Fetch what earlier attempts have finished, so that their stages are not run again.
+
+    Returns the number of files. Checkpoints are the store's own business, logs nobody's.
+    """
+    names = [name for name in folder.list_names() if name.split("/", 1)[0] not in _NOT_RESTORED]
+    for name in names:
+        target = workspace / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder.download(name, target)
+    return len(names)

@@ -1,0 +1,59 @@
+"""Load of the machine, under the names MLflow's own charts look for (`system/...`)."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import psutil
+
+from anneal_jobs.tracking.writer import RunWriter
+
+SAMPLE_SECONDS = 10.0
+_MEGABYTE = 1e6
+
+
+class SystemSampler:
+    """Samples on a thread; points carry the training step of their moment."""
+
+    def __init__(
+        self,
+        writer: RunWriter,
+        *,
+        step: Callable[[], int],
+        interval_seconds: float = SAMPLE_SECONDS,
+    ) -> None:
+        self._writer = writer
+        self._step = step
+        self._interval_seconds = interval_seconds
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="system-metrics", daemon=True)
+
+    def start(self) -> None:
+        psutil.cpu_percent()  # The first call only sets the mark that the next one measures from.
+        self._thread.start()
+
+    def close(self) -> None:
+        self._closing.set()
+        self._thread.join(timeout=self._interval_seconds)
+
+    def _run(self) -> None:
+        while not self._closing.wait(self._interval_seconds):
+            self._writer.add(sample(), step=self._step(), is_always_sent=True)
+
+
+def sample() -> dict[str, float]:
+    """One reading of processor, memory, disk and network."""
+    memory = psutil.virtual_memory()
+    disk = psutil.disk_usage("/")
+    network = psutil.net_io_counters()
+    return {
+        "system/cpu_utilization_percentage": psutil.cpu_percent(),
+        "system/system_memory_usage_megabytes": memory.used / _MEGABYTE,
+        "system/system_memory_usage_percentage": memory.percent,
+        "system/process_memory_usage_megabytes": psutil.Process().memory_info().rss / _MEGABYTE,
+        "system/disk_usage_megabytes": disk.used / _MEGABYTE,
+        "system/disk_usage_percentage": disk.percent,
+        "system/network_receive_megabytes": network.bytes_recv / _MEGABYTE,
+        "system/network_transmit_megabytes": network.bytes_sent / _MEGABYTE,
+    }

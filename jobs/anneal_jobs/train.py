@@ -1,0 +1,184 @@
+"""`anneal-train /etc/anneal/job.json`: one attempt of a FineTuneJob in its pod.
+
+Starts Ray, trains on all ranks, and tells the outcome three ways (progress server, termination log,
+output folder) before it exits with the outcome's code: 0 done, 65 the user's input, 75 interrupted,
+203 everything else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from anneal_jobs.attempt import Attempt, AttemptFolders
+from anneal_jobs.cpus import count_cpus
+from anneal_jobs.errors import TRAINER_CRASHED, InfrastructureError
+from anneal_jobs.logs import log_to, tail_of
+from anneal_jobs.outcome import (
+    one_sentence,
+    outcome_of_error,
+    read_outcome,
+    write_termination_log,
+)
+from anneal_jobs.progress import ProgressServer, send_outcome
+from anneal_jobs.ray_driver import Resources, start_ray, train
+from anneal_jobs.stop import StopRequest
+from anneal_jobs.storage.outputs import LOGS_NAME
+from anneal_jobs.storage.places import open_folder
+from anneal_jobs.storage.uri import parse_uri
+from anneal_jobs.worker import LOGS_NAME as LOCAL_LOGS_NAME
+from anneal_jobs.worker import OUTCOMES_NAME
+from anneal_operator.api import names
+from anneal_operator.api.outcome import Outcome, OutcomeClass
+from anneal_operator.api.run_config import RunConfig
+from anneal_pipeline.config.schema import ConfigError
+from anneal_pipeline.errors import UserError
+
+log = logging.getLogger(__name__)
+
+_TELL_SECONDS = 60.0
+_LOG_SHARE_SECONDS = 3.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    config_path: Path
+    scratch: Path
+    termination_log: Path
+
+
+def main() -> None:
+    arguments = _parse(sys.argv[1:])
+    log_to(arguments.scratch / LOCAL_LOGS_NAME / "driver.log")
+    sys.exit(run(arguments, os.environ))
+
+
+def run(arguments: Arguments, environment: Mapping[str, str]) -> int:
+    """One attempt from its stored config to its exit code."""
+    number = int(environment.get(names.ENV_ATTEMPT, "1"))
+    try:
+        config = read_config(arguments.config_path)
+    except InfrastructureError as error:
+        outcome = outcome_of_error(error)
+        tell(
+            outcome, number=number, termination_log=arguments.termination_log, seconds=_TELL_SECONDS
+        )
+        return int(outcome.outcome_class.exit_code)
+    attempt = Attempt(
+        config=config,
+        number=number,
+        writer_name=environment.get(names.ENV_POD_UID, "local000")[:8],
+        run_id=environment[names.ENV_RUN_ID],
+        folders=AttemptFolders(scratch=arguments.scratch),
+    )
+    stop = StopRequest(
+        attempt.folders.stop_file, grace_seconds=config.pipeline.checkpoint.grace_seconds
+    )
+    outcome = run_ranks(attempt, stop)
+    log.info("outcome %s %s: %s", outcome.outcome_class, outcome.reason, outcome.message)
+    seconds = min(_TELL_SECONDS, stop.remaining_seconds - _LOG_SHARE_SECONDS)
+    tell(outcome, number=number, termination_log=arguments.termination_log, seconds=seconds)
+    keep_logs(attempt, outcome)
+    return int(outcome.outcome_class.exit_code)
+
+
+def read_config(path: Path) -> RunConfig:
+    """The stored run config; a damaged one is the operator's fault, not the user's."""
+    try:
+        return RunConfig.model_validate_json(path.read_bytes())
+    except (OSError, ValueError, ConfigError) as error:
+        raise InfrastructureError(
+            "RunConfigInvalid", f"The stored run config {path} cannot be read: {error}"
+        ) from error
+
+
+def run_ranks(attempt: Attempt, stop: StopRequest) -> Outcome:
+    """Start Ray, train, and find out how it ended."""
+    outcomes = attempt.folders.scratch / OUTCOMES_NAME
+    outcomes.mkdir(parents=True, exist_ok=True)
+    stop.install()
+    compute = attempt.config.compute
+    resources = Resources(
+        num_ranks=compute.ranks_per_worker,
+        num_cpus=count_cpus(),
+        use_gpu=compute.gpus_per_worker > 0,
+    )
+    start_ray(resources)
+    stop.install()
+    error = train(attempt, resources, is_given_up=lambda: stop.is_overdue)
+    if outcome := find_outcome(outcomes):
+        return outcome
+    if stop.is_overdue:
+        return Outcome(
+            outcome_class=OutcomeClass.INFRASTRUCTURE,
+            reason="CheckpointGivenUp",
+            message="The checkpoint could not be stored within checkpoint.graceSeconds; the next "
+            "attempt goes on from the one before. Raise it if this happens again.",
+        )
+    cause = str(error).strip().splitlines()[-1] if error and str(error).strip() else "no trace left"
+    return Outcome(
+        outcome_class=OutcomeClass.INFRASTRUCTURE,
+        reason=TRAINER_CRASHED,
+        message=one_sentence(f"A training process ended without an outcome: {cause}"),
+    )
+
+
+def find_outcome(folder: Path) -> Outcome | None:
+    """What the ranks left: a failure of any rank before the success of the first."""
+    found = [read_outcome(path) for path in sorted(folder.glob("rank-*.json"))]
+    outcomes = [outcome for outcome in found if outcome is not None]
+    order = [OutcomeClass.USER, OutcomeClass.INFRASTRUCTURE]
+    for outcome_class in order:
+        for outcome in outcomes:
+            if outcome.outcome_class is outcome_class:
+                return outcome
+    return outcomes[0] if outcomes else None
+
+
+def tell(outcome: Outcome, *, number: int, termination_log: Path, seconds: float) -> None:
+    """Say how it ended where the operator looks: its server first, then the termination log."""
+    server = ProgressServer.from_environment()
+    within = max(1.0, seconds if math.isfinite(seconds) else _TELL_SECONDS)
+    if server is not None and not send_outcome(
+        outcome, post=server.post, attempt=number, within_seconds=within
+    ):
+        log.warning("the progress server did not take the outcome; the termination log holds it")
+    write_termination_log(termination_log, outcome)
+
+
+def keep_logs(attempt: Attempt, outcome: Outcome) -> None:
+    """Leave the outcome and the end of every log file in the output folder."""
+    name = f"{LOGS_NAME}/attempt-{attempt.number:02d}"
+    try:
+        folder = open_folder(parse_uri(attempt.config.output_uri), attempt.s3_settings)
+        data = outcome.model_dump_json(exclude_none=True, indent=2).encode()
+        folder.write(f"{name}/outcome.json", data)
+        for path in sorted((attempt.folders.scratch / LOCAL_LOGS_NAME).glob("*.log")):
+            folder.write(f"{name}/{path.name}", tail_of(path))
+    except (UserError, OSError) as error:
+        log.warning("the logs could not be stored: %s", error)
+
+
+def _parse(argv: list[str]) -> Arguments:
+    parser = argparse.ArgumentParser(
+        prog="anneal-train", description="Run one attempt of a FineTuneJob in its pod."
+    )
+    parser.add_argument("config", type=Path, help="the stored run config, /etc/anneal/job.json")
+    parser.add_argument("--work-folder", type=Path, default=Path(names.WORK_FOLDER))
+    parser.add_argument("--termination-log", type=Path, default=Path(names.TERMINATION_LOG_PATH))
+    parsed = parser.parse_args(argv)
+    return Arguments(
+        config_path=parsed.config,
+        scratch=parsed.work_folder,
+        termination_log=parsed.termination_log,
+    )
+
+
+if __name__ == "__main__":
+    main()
