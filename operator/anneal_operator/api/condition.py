@@ -8,7 +8,10 @@ from pydantic import Field, JsonValue
 from anneal_operator.api.reasons import ConditionType
 from anneal_pipeline.config.schema import Schema
 
-LIST_MAP: dict[str, JsonValue] = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
+LIST_MAP: dict[str, JsonValue] = {
+    "x-kubernetes-list-type": "map",
+    "x-kubernetes-list-map-keys": ["type"],
+}
 """Schema of a list of conditions: one entry per type, merged by server-side apply."""
 
 

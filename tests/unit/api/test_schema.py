@@ -1,0 +1,62 @@
+"""How raw data becomes configuration, and what a user reads when it does not."""
+
+from typing import Any
+
+import pytest
+
+from anneal_operator.api.spec import FineTuneJobSpec
+from anneal_pipeline.config.schema import ConfigError
+
+SMALLEST: dict[str, Any] = {"model": {"uri": "s3://m/x"}, "dataset": {"uri": "s3://d/x"}}
+
+
+def faults(spec: object) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        FineTuneJobSpec.parse(spec)
+    return [str(fault) for fault in caught.value.faults]
+
+
+def test_every_fault_is_listed_at_once_with_its_path() -> None:
+    spec = {
+        "model": {"uri": "hf://org/name"},
+        "dataset": {"uri": "s3://d/x"},
+        "training": {"epochs": "3", "learning_rate": 1e-4},
+        "evaluation": {"prompts": ["ok", 7]},
+    }
+    assert faults(spec) == [
+        "model: revision is required for hf://org/name; name the commit to train from",
+        'training.epochs: got "3", but input should be a valid number',
+        "training.learning_rate: unknown field; remove it or correct its spelling "
+        "(see `anneal explain`)",
+        "evaluation.prompts[1]: got 7, but input should be a valid string",
+    ]
+
+
+def test_a_missing_section_is_named() -> None:
+    assert faults({"dataset": {"uri": "s3://d/x"}}) == ["model: is required but missing"]
+
+
+def test_a_spec_that_is_no_mapping_is_refused() -> None:
+    assert len(faults(["model"])) == 1
+
+
+def test_what_is_written_and_read_back_is_the_same() -> None:
+    spec = FineTuneJobSpec.parse({**SMALLEST, "training": {"maxSteps": 5}})
+    assert FineTuneJobSpec.parse(spec.to_data()) == spec
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        pytest.param({"training": {"learningRate": 1e-3}}, False, id="learning rate"),
+        pytest.param({"tuning": {"lora": {"rank": 8}}}, False, id="rank"),
+        pytest.param({"evaluation": {"prompts": ["Hi"]}}, True, id="prompts"),
+        pytest.param({"checkpoint": {"keep": 9}}, True, id="checkpoints kept"),
+    ],
+)
+def test_the_config_hash_covers_what_changes_the_mathematics(
+    change: dict[str, Any], same: bool
+) -> None:
+    before = FineTuneJobSpec.parse(SMALLEST).pipeline().mathematical_hash()
+    after = FineTuneJobSpec.parse({**SMALLEST, **change}).pipeline().mathematical_hash()
+    assert (before == after) is same

@@ -1,0 +1,81 @@
+"""The derived defaults of a run's step counts."""
+
+from typing import Any
+
+import pytest
+
+from anneal_pipeline.config.pipeline import PipelineConfig
+from anneal_pipeline.config.steps import StepPlan, auto_micro_batch_size, plan_steps
+
+
+def config(**sections: Any) -> PipelineConfig:
+    return PipelineConfig.parse(
+        {"model": {"uri": "s3://m/x"}, "dataset": {"uri": "s3://d/x"}, **sections}
+    )
+
+
+@pytest.mark.parametrize(
+    ("sections", "want"),
+    [
+        pytest.param(
+            {},
+            StepPlan(
+                total_steps=21,
+                steps_per_epoch=7,
+                warmup_steps=1,
+                evaluation_steps=7,
+                checkpoint_steps=2,
+                micro_batch_size=8,
+                batch_size=16,
+            ),
+            id="three epochs, a partial last batch, 3 % warm-up, a checkpoint each 10 %",
+        ),
+        pytest.param(
+            {
+                "training": {"maxSteps": 5, "warmupSteps": 9, "batchSize": 10},
+                "evaluation": {"everySteps": 2},
+                "checkpoint": {"everySteps": 3},
+            },
+            StepPlan(
+                total_steps=5,
+                steps_per_epoch=10,
+                warmup_steps=5,
+                evaluation_steps=2,
+                checkpoint_steps=3,
+                micro_batch_size=5,
+                batch_size=10,
+            ),
+            id="what is written outranks what is derived; warm-up ends with the run",
+        ),
+        pytest.param(
+            {"training": {"epochs": 0.5, "warmupRatio": 0.5}},
+            StepPlan(
+                total_steps=4,
+                steps_per_epoch=7,
+                warmup_steps=2,
+                evaluation_steps=7,
+                checkpoint_steps=1,
+                micro_batch_size=8,
+                batch_size=16,
+            ),
+            id="half an epoch rounds up",
+        ),
+    ],
+)
+def test_steps_are_derived(sections: dict[str, Any], want: StepPlan) -> None:
+    assert plan_steps(config(**sections), num_train_rows=100, world_size=1) == want
+
+
+@pytest.mark.parametrize(
+    ("percent", "want"), [(25, 7), (50, 14), (75, 21), (100, 27)], ids=lambda value: str(value)
+)
+def test_milestones_round_up(percent: int, want: int) -> None:
+    plan = plan_steps(config(training={"maxSteps": 27}), num_train_rows=9, world_size=1)
+    assert plan.milestone_step(percent) == want
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "world_size", "want"), [(16, 1, 8), (16, 4, 4), (7, 1, 7), (11, 1, 1), (1, 2, 1)]
+)
+def test_the_micro_batch_divides_a_ranks_share(batch_size: int, world_size: int, want: int) -> None:
+    assert auto_micro_batch_size(batch_size, world_size=world_size) == want

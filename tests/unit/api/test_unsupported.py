@@ -1,0 +1,81 @@
+"""Fields of features that do not exist yet are refused, never ignored."""
+
+from typing import Any
+
+import pytest
+
+from anneal_operator.api.spec import FineTuneJobSpec
+from anneal_operator.api.unsupported import unsupported_fields
+
+SMALLEST: dict[str, Any] = {
+    "model": {"uri": "s3://models/smollm2"},
+    "dataset": {"uri": "s3://team-data/support.jsonl"},
+}
+
+
+def test_the_smallest_job_asks_for_nothing_unsupported() -> None:
+    assert unsupported_fields(FineTuneJobSpec.parse(SMALLEST)) == ()
+
+
+@pytest.mark.parametrize(
+    ("section", "value", "want"),
+    [
+        pytest.param(
+            "training",
+            {"packing": True},
+            "spec.training.packing: true is not implemented in this release; remove the field",
+            id="a switch",
+        ),
+        pytest.param(
+            "export",
+            {"formats": ["adapter", "gguf", "onnx"]},
+            "spec.export.formats: gguf, onnx is not implemented in this release; use adapter",
+            id="values of a list",
+        ),
+        pytest.param(
+            "training",
+            {"recovery": {"nan": "recover"}},
+            "spec.training.recovery.nan: recover is not implemented in this release; use fail",
+            id="one of several alike",
+        ),
+        pytest.param(
+            "training",
+            {"earlyStopping": {}},
+            "spec.training.earlyStopping: this setting is not implemented in this release; "
+            "remove the field",
+            id="an object, even empty",
+        ),
+        pytest.param(
+            "compute",
+            {"workers": 2},
+            "spec.compute.workers: 2 is not implemented in this release; use 1",
+            id="a number",
+        ),
+        pytest.param(
+            "queue",
+            {"name": "team-a"},
+            "spec.queue.name: team-a is not implemented in this release; remove the field",
+            id="a name",
+        ),
+    ],
+)
+def test_an_unsupported_value_is_named_with_its_remedy(
+    section: str, value: dict[str, Any], want: str
+) -> None:
+    found = unsupported_fields(FineTuneJobSpec.parse({**SMALLEST, section: value}))
+    assert [str(field) for field in found] == [want]
+
+
+def test_all_unsupported_fields_are_listed_at_once() -> None:
+    spec = {
+        **SMALLEST,
+        "training": {"packing": True, "loraPlusRatio": 16},
+        "compute": {"engine": "RayJob", "ranksPerWorker": 4},
+    }
+    found = unsupported_fields(FineTuneJobSpec.parse(spec))
+    assert [field.path for field in found] == [
+        "training.packing",
+        "training.loraPlusRatio",
+        "compute.ranksPerWorker",
+        "compute.engine",
+    ]
