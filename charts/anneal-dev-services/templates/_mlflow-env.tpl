@@ -51,7 +51,7 @@ ranges are named again. A name and the name with a port are two entries to MLflo
   value: /tmp
 - name: GIT_PYTHON_REFRESH
   value: quiet
-{{- with .Values.extraEnv }}
+{{- with .Values.mlflow.extraEnv }}
 {{ toYaml . }}
 {{- end }}
 {{- end -}}

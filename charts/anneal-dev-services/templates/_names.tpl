@@ -34,11 +34,11 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
 app.kubernetes.io/component: {{ .component }}
 {{- end -}}
 
-{{/* Image of one server; call with (dict "root" $ "repository" "anneal-mlflow"). */}}
+{{/* Image of one server; call with (dict "root" $ "image" .Values.mlflow.image). */}}
 {{- define "dev.image" -}}
-{{- $name := .repository -}}
+{{- $name := .image.repository -}}
 {{- if .root.Values.image.registry -}}{{- $name = printf "%s/%s" (trimSuffix "/" .root.Values.image.registry) $name -}}{{- end -}}
-{{- printf "%s:%s" $name (default .root.Chart.AppVersion .root.Values.image.tag) -}}
+{{- printf "%s:%s" $name (default .root.Chart.AppVersion .image.tag) -}}
 {{- end -}}
 
 {{- define "dev.credentialsSecret" -}}
