@@ -165,7 +165,7 @@ def _spawn(name: str, arguments: Sequence[str], *, work: Path, places: Places) -
             cwd=work,
             env=dict(os.environ),
             start_new_session=True,
-            preexec_fn=die_with_parent,  # noqa: PLW1509 - no other thread runs yet
+            preexec_fn=die_with_parent,
         )
     return Child(name=name, process=process, log=log)
 

@@ -21,21 +21,35 @@ class Pair:
     key: Path
 
 
-def _pair(folder: Path, name: str) -> Pair:
+def pair_in(folder: Path, name: str) -> Pair:
+    """Where the pair of that name lies."""
     return Pair(certificate=folder / f"{name}.crt", key=folder / f"{name}.key")
 
 
 def make_authority(folder: Path) -> Pair:
     """Make (or return) the authority that signs everything else."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    pair = _pair(folder, "ca")
+    pair = pair_in(folder, "ca")
     if not pair.certificate.exists():
         new_key(pair.key)
         part = pair.certificate.with_suffix(".new")
         run(
-            ["openssl", "req", "-x509", "-new", "-key", pair.key, "-out", part]
-            + ["-days", _DAYS, "-subj", "/CN=anneal-test-cluster"]
-            + ["-addext", "keyUsage=critical,keyCertSign,cRLSign,digitalSignature"]
+            [
+                "openssl",
+                "req",
+                "-x509",
+                "-new",
+                "-key",
+                pair.key,
+                "-out",
+                part,
+                "-days",
+                _DAYS,
+                "-subj",
+                "/CN=anneal-test-cluster",
+                "-addext",
+                "keyUsage=critical,keyCertSign,cRLSign,digitalSignature",
+            ]
         )
         part.rename(pair.certificate)
     return pair
@@ -58,7 +72,7 @@ def issue(
     name: str, *, subject: str, addresses: tuple[str, ...], folder: Path, authority: Pair
 ) -> Pair:
     """Make (or return) a certificate for clients, and for servers at `addresses` (DNS or IP)."""
-    pair = _pair(folder, name)
+    pair = pair_in(folder, name)
     if pair.certificate.exists():
         return pair
     new_key(pair.key)
@@ -67,9 +81,24 @@ def issue(
     extensions.write_text(_extensions(addresses))
     run(["openssl", "req", "-new", "-key", pair.key, "-subj", subject, "-out", request])
     run(
-        ["openssl", "x509", "-req", "-in", request, "-days", _DAYS, "-extfile", extensions]
-        + ["-CA", authority.certificate, "-CAkey", authority.key, "-CAcreateserial"]
-        + ["-out", part]
+        [
+            "openssl",
+            "x509",
+            "-req",
+            "-in",
+            request,
+            "-days",
+            _DAYS,
+            "-extfile",
+            extensions,
+            "-CA",
+            authority.certificate,
+            "-CAkey",
+            authority.key,
+            "-CAcreateserial",
+            "-out",
+            part,
+        ]
     )
     part.rename(pair.certificate)
     return pair

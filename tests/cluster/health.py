@@ -7,6 +7,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+from certificates import Pair
 from errors import ClusterError
 from logs import tail
 
@@ -14,11 +15,13 @@ from logs import tail
 _NO_PROXY = urllib.request.ProxyHandler({})
 
 
-def answers(url: str, *, authority: Path | None) -> str:
+def answers(url: str, *, authority: Path | None, client: Pair | None = None) -> str:
     """Return "" when the address answers 200, else what it said instead."""
     handlers: list[urllib.request.BaseHandler] = [_NO_PROXY]
     if authority is not None:
         context = ssl.create_default_context(cafile=str(authority))
+        if client is not None:
+            context.load_cert_chain(client.certificate, client.key)
         handlers.append(urllib.request.HTTPSHandler(context=context))
     try:
         with urllib.request.build_opener(*handlers).open(url, timeout=5) as answer:

