@@ -1,4 +1,4 @@
-"""The operator put together: caches, election, workers, servers. Wiring only, no decisions.
+"""The operator put together: caches, election, workers, servers. Wiring only, no decisions."""
 
 from __future__ import annotations
 
