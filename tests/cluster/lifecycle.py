@@ -26,6 +26,7 @@ from places import Places
 from processes import running, start
 from programs import PROGRAMS
 from steps import say, step
+from teardown import pod_cgroups
 from trust import make_trust
 
 _START_SECONDS = 180.0
@@ -48,6 +49,7 @@ def only_one(*, places: Places) -> Iterator[None]:
 
 def bring_up(*, places: Places) -> None:
     """Start what does not run yet, and return when pods can be scheduled."""
+    _refuse_beside_another(places)
     build_all(places=places)
     pause_image = build_images(["pause"], places=places)["pause"]
     _prepare_state(places)
@@ -93,6 +95,15 @@ def ensure_running(component: Component, *, places: Places) -> None:
             alive=lambda: running(record) is not None,
             log=log,
             seconds=_START_SECONDS,
+        )
+
+
+def _refuse_beside_another(places: Places) -> None:
+    """Two kubelets on one machine would tear down each other's pods."""
+    if not (places.state / "kubelet").exists() and pod_cgroups():
+        raise ClusterError(
+            f"another kubelet runs pods on this machine ({pod_cgroups()[-1]}): take that cluster "
+            "down first, or use its own context with `make demo CONTEXT=name`"
         )
 
 

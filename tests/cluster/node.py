@@ -78,6 +78,7 @@ cdi_spec_dirs = []
 [plugins."io.containerd.cri.v1.runtime".cni]
 bin_dirs = ["{plugin_folder()}"]
 conf_dir = "{places.config}/cni"
+use_internal_loopback = true
 
 [plugins."io.containerd.cri.v1.runtime".containerd]
 default_runtime_name = "runc"

@@ -6,9 +6,11 @@ thrown away with them.
 """
 
 import ctypes
+import json
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from commands import run, succeeds
@@ -54,6 +56,7 @@ def take_down(*, places: Places) -> None:
     with step("stopping the components"):
         for name in _STOP_ORDER:
             stop(places.records / name, grace_seconds=_GRACE_SECONDS)
+    sockets = _shim_sockets(places)
     if (places.state / "kubelet").exists():
         with step("ending the pods"):
             _end_pods(places)
@@ -63,7 +66,7 @@ def take_down(*, places: Places) -> None:
         _remove_pod_cgroups(places)
         _remove_proxy_tables(places)
         take_down_network(places=places)
-        _remove_strays(places)
+        _remove_strays([*sockets, *_node_strays(places)])
         shutil.rmtree(places.state)
     say(f"  the cluster is down; programs, images and packages stay in {places.cache}")
 
@@ -91,7 +94,7 @@ def _shims(places: Places) -> list[int]:
     return found
 
 
-def _pod_cgroups() -> list[Path]:
+def pod_cgroups() -> list[Path]:
     """Every cgroup of pods, deepest first, over all hierarchies of cgroup v1 or the one of v2."""
     tops = [*_CGROUPS.glob(_POD_CGROUP), *_CGROUPS.glob(f"*/{_POD_CGROUP}")]
     folders = [folder for top in tops for folder in (top, *top.rglob("*")) if folder.is_dir()]
@@ -100,7 +103,7 @@ def _pod_cgroups() -> list[Path]:
 
 def _pod_processes() -> list[int]:
     pids: set[int] = set()
-    for folder in _pod_cgroups():
+    for folder in pod_cgroups():
         try:
             pids.update(int(word) for word in (folder / "cgroup.procs").read_text().split())
         except OSError:
@@ -112,7 +115,7 @@ def _remove_pod_cgroups(places: Places) -> None:
     if not (places.state / "kubelet").exists():
         return
     end = time.monotonic() + _GRACE_SECONDS
-    for folder in _pod_cgroups():
+    for folder in pod_cgroups():
         while folder.exists():
             try:
                 folder.rmdir()
@@ -149,13 +152,25 @@ def _remove_proxy_tables(places: Places) -> None:
             run(["nft", "delete", "table", family, "kube-proxy"])
 
 
-def _remove_strays(places: Places) -> None:
-    """What containerd, its CNI library and the kubelet put at fixed places of their own."""
-    for path in Path("/var/lib/cni/results").glob(f"{CNI_NETWORK}-*"):
-        path.unlink()
-    for link in Path("/var/log/containers").glob("*.log"):
-        if os.readlink(link).startswith(f"{places.state}/"):
-            link.unlink()
+def _shim_sockets(places: Places) -> list[Path]:
+    """The shims' sockets lie in a folder that all containerds share; each task notes its own."""
+    tasks = places.state / "containerd" / "state" / "io.containerd.runtime.v2.task"
+    notes = [json.loads(path.read_text()) for path in tasks.glob("*/*/bootstrap.json")]
+    return [Path(str(note["address"]).removeprefix("unix://")) for note in notes]
+
+
+def _node_strays(places: Places) -> list[Path]:
+    """What the CNI library and the kubelet put at fixed places of their own."""
+    links = Path("/var/log/containers").glob("*.log")
+    ours = [link for link in links if os.readlink(link).startswith(f"{places.state}/")]
+    results = Path("/var/lib/cni/results").glob(f"{CNI_NETWORK}-*")
+    # A machine has one kubelet: `up` refuses beside another, so these are ours.
+    return [*ours, *results, *Path("/var/lib/kubelet/device-plugins").glob("*")]
+
+
+def _remove_strays(strays: Sequence[Path]) -> None:
+    for path in strays:
+        path.unlink(missing_ok=True)
     for folder in _STRAY_FOLDERS:
         _remove_if_empty(Path(folder))
 
