@@ -75,7 +75,8 @@ def _convert(source: Path, target: Path) -> None:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    fresh.save_pretrained(target)
+    # bfloat16 as the models of this family are published: its rounding is far below that of 4 bits.
+    fresh.to(torch.bfloat16).save_pretrained(target)
     tokenizer.save_pretrained(target)
     origin = {"format": "gguf", "file": source.name, "bytes": source.stat().st_size}
     (target / _ORIGIN_NAME).write_text(json.dumps(origin, indent=2) + "\n")
