@@ -42,6 +42,7 @@ from anneal_pipeline.stages import DatasetFiles, PipelineResult, run_pipeline
 log = logging.getLogger(__name__)
 
 CONFIG_NAME = "config.json"
+_PREPARED_MARK = "data/report.json"
 FLUSH_SECONDS = 60.0
 _STOP_FLUSH_SECONDS = 5.0
 
@@ -76,6 +77,8 @@ class Attempt:
 
     config: RunConfig
     number: int
+    trusts_prepared_data: bool
+    """True: where an earlier attempt has left its `data/`, the dataset is not read again."""
     writer_name: str
     """Who writes its checkpoints: the pod's uid, cut to 8."""
     run_id: str
@@ -94,7 +97,8 @@ class Attempt:
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
     model: FetchedModel
-    dataset: DatasetFiles
+    dataset: DatasetFiles | None
+    """None: the workspace holds the rows as an earlier attempt has prepared them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,23 +126,26 @@ def open_place(attempt: Attempt) -> Place:
     return Place(uri=uri, folder=folder, workspace=attempt.folders.workspace)
 
 
-def fetch_inputs(attempt: Attempt, *, on_bytes: OnBytes) -> Inputs:
-    """Fetch model and dataset; files that an earlier call has fetched are fetched again."""
+def fetch_inputs(attempt: Attempt, *, workspace: Path, on_bytes: OnBytes) -> Inputs:
+    """Fetch what the run reads: the dataset first, because a mistake in it is the likeliest."""
     pipeline, folder = attempt.config.pipeline, attempt.folders.inputs
     access = attempt.source_access
-    dataset = fetch_dataset(
-        pipeline.dataset, to=folder / "dataset", access=access, on_bytes=on_bytes
-    )
+    dataset = None
+    if not (attempt.trusts_prepared_data and (workspace / _PREPARED_MARK).is_file()):
+        dataset = fetch_dataset(
+            pipeline.dataset, to=folder / "dataset", access=access, on_bytes=on_bytes
+        )
     model = fetch_model(pipeline.model, to=folder / "model", access=access, on_bytes=on_bytes)
     return Inputs(model=model, dataset=dataset)
 
 
 def checkpoint_store(
-    attempt: Attempt, place: Place, *, on_rejected: Callable[[str, str], None]
+    attempt: Attempt, place: Place, *, rank: int, on_rejected: Callable[[str, str], None]
 ) -> CheckpointStore:
+    """The job's checkpoints; each rank keeps its verified copies apart."""
     return CheckpointStore(
         open_folder(place.uri.child(CHECKPOINTS_NAME), attempt.s3_settings),
-        scratch=attempt.folders.checkpoints,
+        scratch=attempt.folders.checkpoints / f"rank-{rank}",
         attempt=attempt.number,
         writer=attempt.writer_name,
         keep=attempt.config.pipeline.checkpoint.keep,
@@ -168,9 +175,11 @@ def run_first_rank(
     state = reporting.state
     place = open_place(attempt)
     record = RunRecord(attempt.config, attempt=attempt.number)
-    inputs = fetch_inputs(attempt, on_bytes=_stage_bytes(state, STAGE_DOWNLOAD))
     if not place.is_local:
         restore_workspace(place.folder, place.workspace)
+    inputs = fetch_inputs(
+        attempt, workspace=place.workspace, on_bytes=_stage_bytes(state, STAGE_DOWNLOAD)
+    )
     inputs_ready()
     uploader = None
     if not place.is_local:
@@ -196,7 +205,9 @@ def run_first_rank(
             workspace=place.workspace,
             model_dir=inputs.model.folder,
             dataset_files=inputs.dataset,
-            checkpoints=checkpoint_store(attempt, place, on_rejected=_rejection_event(observer)),
+            checkpoints=checkpoint_store(
+                attempt, place, rank=0, on_rejected=_rejection_event(observer)
+            ),
             observer=observer,
             device=device,
             rank=0,

@@ -73,6 +73,7 @@ def run(arguments: Arguments, environment: Mapping[str, str]) -> int:
     attempt = Attempt(
         config=config,
         number=number,
+        trusts_prepared_data=number > 1,
         writer_name=environment.get(names.ENV_POD_UID, "local000")[:8],
         run_id=environment[names.ENV_RUN_ID],
         folders=AttemptFolders(scratch=arguments.scratch),

@@ -68,6 +68,7 @@ def attempt_of(settings: dict[str, Any]) -> Attempt:
     return Attempt(
         config=RunConfig.model_validate_json(settings["config"]),
         number=settings["number"],
+        trusts_prepared_data=settings["trusts_prepared_data"],
         writer_name=settings["writer_name"],
         run_id=settings["run_id"],
         folders=AttemptFolders(scratch=Path(settings["scratch"])),
@@ -79,6 +80,7 @@ def settings_of(attempt: Attempt) -> dict[str, Any]:
     return {
         "config": attempt.config.model_dump_json(by_alias=True, exclude_none=True),
         "number": attempt.number,
+        "trusts_prepared_data": attempt.trusts_prepared_data,
         "writer_name": attempt.writer_name,
         "run_id": attempt.run_id,
         "scratch": str(attempt.folders.scratch),
@@ -111,13 +113,13 @@ def _run_other(attempt: Attempt, *, rank: int, world_size: int) -> None:
     """Wait for rank 0's downloads (one pod shares its scratch), then train along."""
     _meet(world_size)
     place = open_place(attempt)
-    inputs = fetch_inputs(attempt, on_bytes=lambda done, total: None)
+    inputs = fetch_inputs(attempt, workspace=place.workspace, on_bytes=lambda done, total: None)
     run_pipeline(
         attempt.config.pipeline,
         workspace=place.workspace,
         model_dir=inputs.model.folder,
         dataset_files=inputs.dataset,
-        checkpoints=checkpoint_store(attempt, place, on_rejected=lambda name, why: None),
+        checkpoints=checkpoint_store(attempt, place, rank=rank, on_rejected=lambda name, why: None),
         observer=StopObserver(stop_file=attempt.folders.stop_file),
         device=ray.train.torch.get_device(),
         rank=rank,

@@ -1,6 +1,6 @@
 """The job's output folder: files that a run has finished go there while it goes on.
 
-Copies run on a thread of their own, in order, a folder's `manifest.json` last. A local output
+Copies run on a thread of their own, in order, what marks a folder as complete last. A local output
 folder is the workspace itself and needs no copies.
 """
 
@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 CHECKPOINTS_NAME = "checkpoints"
 LOGS_NAME = "logs"
 ARTEFACTS_NAME = "artifacts"
+_MARKS = (MANIFEST_NAME, "report.json")
+"""Files whose presence says that the rest of their folder is complete: stored last."""
 _NOT_RESTORED = (CHECKPOINTS_NAME, LOGS_NAME)
 _TRIES = 4
 _PAUSE_SECONDS = 5.0
@@ -92,11 +94,11 @@ class OutputUploader:
 
 
 def files_below(path: Path) -> list[Path]:
-    """The file itself, or all files of a folder with manifests after what they list."""
+    """The file itself, or all files of a folder with its completeness marks last."""
     if path.is_file():
         return [path]
     files = [file for file in path.rglob("*") if file.is_file()]
-    return sorted(files, key=lambda file: (file.name == MANIFEST_NAME, file.as_posix()))
+    return sorted(files, key=lambda file: (file.name in _MARKS, file.as_posix()))
 
 
 def restore_workspace(folder: BlobFolder, workspace: Path) -> int:

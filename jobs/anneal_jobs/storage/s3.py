@@ -38,6 +38,8 @@ class S3Settings:
     endpoint: str | None = None
     """None means AWS, or AWS_ENDPOINT_URL."""
     region: str | None = None
+    max_attempts: int = 5
+    """Of one request, with growing pauses."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +57,7 @@ def connect(settings: S3Settings) -> S3Client:
     config = Config(
         connect_timeout=5,
         read_timeout=60,
-        retries={"mode": "standard", "max_attempts": 5},
+        retries={"mode": "standard", "max_attempts": settings.max_attempts},
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
         s3={"addressing_style": "path" if endpoint else "auto"},

@@ -1,0 +1,81 @@
+"""The last page of `anneal run`: is it better, what does it say now, and how to use it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from anneal_jobs.storage.places import open_folder
+from anneal_jobs.storage.s3 import S3Settings
+from anneal_jobs.storage.uri import parse_uri
+from anneal_operator.api.outcome import Outcome
+from anneal_operator.api.run_config import RunConfig
+
+_ANSWERS_MAX = 3
+_ANSWER_CHARS = 400
+
+
+def print_closing(console: Console, config: RunConfig, outcome: Outcome, *, run_id: str) -> None:
+    report = _read_report(config)
+    console.print()
+    console.print(f"[bold]{config.job.name}[/bold]: {outcome.step} steps")
+    console.print(_metrics_table(report))
+    for pair in report.get("answers", [])[:_ANSWERS_MAX]:
+        console.print(_answers(pair))
+    console.print(Text(f"model     {outcome.model_version} (alias {config.tracking.alias})"))
+    console.print(Text(f"files     {config.output_uri}"))
+    console.print(Text(f"MLflow    {_mlflow_hint(config)}, run {run_id}"))
+    console.print(Text(f"load it   {_load_hint(config)}"))
+
+
+def _read_report(config: RunConfig) -> dict[str, Any]:
+    storage = config.storage
+    settings = S3Settings(endpoint=storage.endpoint, region=storage.region)
+    data = open_folder(parse_uri(config.output_uri), settings).read("evaluation/report.json")
+    report: dict[str, Any] = json.loads(data) if data else {}
+    return report
+
+
+def _metrics_table(report: dict[str, Any]) -> Table:
+    table = Table("metric", "base", "tuned", "change")
+    base, tuned, change = (report.get(key, {}) for key in ("base", "tuned", "change"))
+    for name, value in tuned.items():
+        table.add_row(
+            name,
+            f"{base[name]:.4g}" if name in base else "-",
+            f"{value:.4g}",
+            f"{change[name]:+.1%}" if change.get(name) is not None else "-",
+        )
+    return table
+
+
+def _answers(pair: dict[str, Any]) -> Text:
+    text = Text()
+    text.append(f"> {_cut(pair['prompt'])}\n", style="bold")
+    if pair.get("base") is not None:
+        text.append("base   ", style="dim").append(f"{_cut(pair['base'])}\n")
+    text.append("tuned  ", style="green").append(f"{_cut(pair['tuned'])}\n")
+    return text
+
+
+def _cut(answer: str) -> str:
+    line = " ".join(answer.split())
+    return line if len(line) <= _ANSWER_CHARS else f"{line[:_ANSWER_CHARS]}..."
+
+
+def _mlflow_hint(config: RunConfig) -> str:
+    uri = config.tracking.uri
+    return f"mlflow server --backend-store-uri {uri}" if uri.startswith("sqlite:") else uri
+
+
+def _load_hint(config: RunConfig) -> str:
+    output = config.output_uri
+    if "://" in output:
+        return f"mlflow models:/{config.tracking.registered_model}@{config.tracking.alias}"
+    adapter = Path(output) / "artifacts" / "adapter"
+    return f'peft.AutoPeftModelForCausalLM.from_pretrained("{adapter}")'

@@ -1,0 +1,103 @@
+"""A FineTuneJob on this machine: where its files, its scratch space and its MLflow run are.
+
+The same file, name and output folder mean the same job: running it again resumes it.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from anneal_jobs.attempt import Attempt, AttemptFolders
+from anneal_jobs.cli.job_file import JobFile
+from anneal_jobs.storage.outputs import LOGS_NAME
+from anneal_jobs.storage.uri import parse_uri
+from anneal_operator.api.run_config import JobIdentity, RunConfig, RunTracking, StorageAccess
+from anneal_pipeline.checkpoint.store import BlobFolder
+
+RUNS_FOLDER = "anneal-runs"
+_NAMESPACE = "local"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalOptions:
+    """What the command line adds to the file."""
+
+    output: str | None
+    tracking_uri: str | None
+    s3_endpoint: str | None
+
+
+def run_config_of(job: JobFile, options: LocalOptions) -> RunConfig:
+    """What the operator would write into job.json, for this machine."""
+    base = options.output or job.spec.output.uri or RUNS_FOLDER
+    output = f"{base.rstrip('/')}/{job.name}"
+    if parse_uri(output).scheme == "file":
+        output = str(Path(output).expanduser().resolve())
+    tracking = job.spec.tracking
+    return RunConfig(
+        job=JobIdentity(
+            namespace=_NAMESPACE, name=job.name, uid=str(uuid.uuid5(uuid.NAMESPACE_URL, output))
+        ),
+        pipeline=job.spec.pipeline(),
+        output_uri=output,
+        storage=StorageAccess(
+            endpoint=options.s3_endpoint, region=os.environ.get("AWS_REGION", "us-east-1")
+        ),
+        tracking=RunTracking(
+            uri=_tracking_uri(options, output=output),
+            experiment=tracking.experiment or _NAMESPACE,
+            registered_model=tracking.registered_model or job.name,
+            alias=tracking.alias,
+            tags=tracking.tags,
+        ),
+    )
+
+
+def artefact_location(config: RunConfig) -> str | None:
+    """Where a local MLflow database keeps artefacts; a server decides for itself."""
+    uri = config.tracking.uri
+    if not uri.startswith("sqlite:"):
+        return None
+    database = Path(uri.removeprefix("sqlite:///"))
+    return (database.parent / "mlartifacts").resolve().as_uri()
+
+
+def attempt_of(config: RunConfig, *, number: int, run_id: str) -> Attempt:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    scratch = cache / "anneal" / "runs" / config.job.uid
+    scratch.mkdir(parents=True, exist_ok=True)
+    attempt = Attempt(
+        config=config,
+        number=number,
+        trusts_prepared_data=False,
+        writer_name=uuid.uuid4().hex[:8],
+        run_id=run_id,
+        folders=AttemptFolders(scratch=scratch),
+    )
+    attempt.folders.stop_file.unlink(missing_ok=True)
+    return attempt
+
+
+def attempt_folder(number: int) -> str:
+    return f"{LOGS_NAME}/attempt-{number:02d}"
+
+
+def last_attempt(folder: BlobFolder) -> int:
+    """The number of the newest attempt that has left an outcome; 0 before the first."""
+    parts = [name.split("/") for name in folder.list_names() if name.startswith(f"{LOGS_NAME}/")]
+    numbers = [
+        p[1].removeprefix("attempt-") for p in parts if len(p) == 3 and p[2] == "outcome.json"
+    ]
+    return max((int(number) for number in numbers if number.isdigit()), default=0)
+
+
+def _tracking_uri(options: LocalOptions, *, output: str) -> str:
+    if chosen := options.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI"):
+        return chosen
+    is_local = parse_uri(output).scheme == "file"
+    folder = Path(output).parent if is_local else Path(RUNS_FOLDER).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    return f"sqlite:///{folder / 'mlflow.db'}"

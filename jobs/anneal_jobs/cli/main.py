@@ -1,0 +1,158 @@
+"""The `anneal` command. Exit codes: 0 done, 1 failure, 2 usage; `run` also 65 (your input) and 75
+(interrupted after a checkpoint, run again to go on)."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from anneal_jobs.cli import terminal
+from anneal_jobs.cli.explain import FieldDoc, select
+from anneal_jobs.cli.job_file import JobFile, JobFileError, read_job_file
+from anneal_jobs.errors import JobsError
+from anneal_pipeline.errors import PipelineError
+
+_EXIT_USER = 65
+_EXIT_SIGINT = 130
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Fine-tune language models from the FineTuneJob that a cluster would run.",
+    epilog="Example:  anneal run -f finetune-job.yaml --set dataset.uri=rows.jsonl",
+)
+models_app = typer.Typer(no_args_is_help=True, help="Base models on this machine.")
+app.add_typer(models_app, name="models")
+
+FileOption = Annotated[
+    str, typer.Option("--file", "-f", help="FineTuneJob as YAML; - reads standard input.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change a field below spec, as in training.maxSteps=20."),
+]
+
+
+@app.command(
+    epilog="Example:  anneal run -f job.yaml --set model.uri=./smollm2 --output ./runs",
+)
+def run(
+    file: FileOption,
+    assignments: SetOption = None,
+    output: Annotated[
+        str | None,
+        typer.Option(help="Folder or s3:// address for the job's folder. Default: ./anneal-runs"),
+    ] = None,
+    tracking: Annotated[
+        str | None,
+        typer.Option(help="MLflow server or database. Default: SQLite beside the output."),
+    ] = None,
+    s3_endpoint: Annotated[
+        str | None, typer.Option(help="URL of the S3 server. Default: AWS_ENDPOINT_URL, else AWS.")
+    ] = None,
+) -> None:
+    """Run a FineTuneJob here, without a cluster. Ctrl-C saves a checkpoint; run again to go on."""
+    job = _read(file, assignments)
+    # torch, transformers and MLflow take seconds to import: only where they are needed.
+    from anneal_jobs.cli.quiet import quiet_libraries
+
+    quiet_libraries()
+    from anneal_jobs.cli.run import LocalOptions, run_job
+
+    options = LocalOptions(output=output, tracking_uri=tracking, s3_endpoint=s3_endpoint)
+    raise typer.Exit(run_job(job, options))
+
+
+@app.command(epilog="Example:  anneal validate -f job.yaml && kubectl apply -f job.yaml")
+def validate(file: FileOption, assignments: SetOption = None) -> None:
+    """Check a FineTuneJob without running it; all faults are listed at once."""
+    job = _read(file, assignments)
+    terminal.print_data(f"finetunejob {job.name} is valid")
+
+
+@app.command(epilog="Example:  anneal explain training.learningRate")
+def explain(
+    path: Annotated[str, typer.Argument(help="A field, e.g. tuning.lora. Default: all.")] = "spec",
+) -> None:
+    """Print the fields of a FineTuneJob with type, default and description."""
+    docs = select(path)
+    if not docs:
+        terminal.fail(f"there is no field {path}; `anneal explain` lists all")
+        raise typer.Exit(terminal.EXIT_FAILURE)
+    terminal.stdout().print(_field_table(docs))
+
+
+@models_app.command("import", epilog="Example:  anneal models import smollm2 --output ./smollm2")
+def import_model(
+    source: Annotated[str, typer.Argument(help="smollm2, or the path of a GGUF file.")],
+    output: Annotated[str, typer.Option(help="Folder or s3:// address to write to.")],
+    s3_endpoint: Annotated[str | None, typer.Option(help="URL of the S3 server.")] = None,
+) -> None:
+    """Turn a GGUF file into a safetensors folder that can be tuned."""
+    from anneal_jobs.cli.quiet import quiet_libraries
+
+    quiet_libraries()
+    from anneal_jobs.cli.model_import import import_to
+
+    with terminal.one_sentence_errors(PipelineError, JobsError, OSError):
+        terminal.print_data(import_to(source, output, s3_endpoint=s3_endpoint))
+
+
+@app.command(epilog="Example:  anneal upload rows.jsonl s3://team-data/rows.jsonl")
+def upload(
+    source: Annotated[Path, typer.Argument(help="A file or a folder.")],
+    target: Annotated[str, typer.Argument(help="An s3:// address.")],
+    s3_endpoint: Annotated[str | None, typer.Option(help="URL of the S3 server.")] = None,
+) -> None:
+    """Copy files to S3 and verify them there."""
+    from anneal_jobs.cli.model_import import upload_to
+
+    with terminal.one_sentence_errors(PipelineError, JobsError, OSError):
+        terminal.print_data(upload_to(source, target, s3_endpoint=s3_endpoint))
+
+
+@app.command("version")
+def print_version() -> None:
+    """Print the version."""
+    try:
+        terminal.print_data(version("anneal"))
+    except PackageNotFoundError:
+        terminal.print_data("unknown (not installed)")
+
+
+def main() -> None:
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(_EXIT_SIGINT)
+
+
+def _read(file: str, assignments: list[str] | None) -> JobFile:
+    try:
+        return read_job_file(file, assignments=tuple(assignments or ()))
+    except JobFileError as error:
+        for fault in error.faults:
+            terminal.fail(f"{error.source}: {fault}")
+        raise typer.Exit(_EXIT_USER) from None
+
+
+def _field_table(docs: list[FieldDoc]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for title in ("field", "type", "default", "description"):
+        table.add_column(title, overflow="fold")
+    for doc in docs:
+        default = "required" if doc.is_required else doc.default
+        table.add_row(Text(doc.path), Text(doc.type_name), Text(default), Text(doc.description))
+    return table
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,18 @@
+"""Keeping notices and progress bars of libraries out of the terminal."""
+
+from __future__ import annotations
+
+import os
+
+_VARIABLES = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "false",
+    "MLFLOW_CONFIGURE_LOGGING": "false",
+}
+
+
+def quiet_libraries() -> None:
+    """Must be called before the libraries are imported."""
+    for name, value in _VARIABLES.items():
+        os.environ.setdefault(name, value)

@@ -1,0 +1,174 @@
+"""`anneal run`: a FineTuneJob in this process, without a cluster and without Ray."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from anneal_jobs.attempt import Attempt, Reporting, run_first_rank
+from anneal_jobs.cli import terminal
+from anneal_jobs.cli.closing import print_closing
+from anneal_jobs.cli.display import BarDisplay, LineDisplay
+from anneal_jobs.cli.job_file import JobFile
+from anneal_jobs.cli.local_job import LocalOptions as LocalOptions
+from anneal_jobs.cli.local_job import (
+    artefact_location,
+    attempt_folder,
+    attempt_of,
+    last_attempt,
+    run_config_of,
+)
+from anneal_jobs.errors import TRACKING_FAILED, InfrastructureError, JobsError
+from anneal_jobs.logs import log_to, tail_of
+from anneal_jobs.outcome import outcome_of_error
+from anneal_jobs.run_state import RunState
+from anneal_jobs.storage.places import open_folder
+from anneal_jobs.storage.s3 import S3Settings
+from anneal_jobs.storage.uri import parse_uri
+from anneal_jobs.tracking.connection import UnreachableError, connect, tell_outage_apart
+from anneal_jobs.tracking.local_run import RunEnd, close_run, ensure_run
+from anneal_jobs.tracking.writer import RunWriter
+from anneal_operator.api.outcome import Outcome, OutcomeClass
+from anneal_operator.api.run_config import RunConfig
+from anneal_pipeline.checkpoint.store import BlobFolder
+from anneal_pipeline.device import choose_device
+from anneal_pipeline.errors import PipelineError
+from anneal_pipeline.observer import Observer
+
+log = logging.getLogger(__name__)
+
+_LOG_NAME = "run.log"
+_RUN_ENDS: dict[OutcomeClass, RunEnd] = {
+    OutcomeClass.DONE: "FINISHED",
+    OutcomeClass.INTERRUPTED: "KILLED",
+    OutcomeClass.USER: "FAILED",
+    OutcomeClass.INFRASTRUCTURE: "FAILED",
+}
+_EXIT_CODES = {
+    OutcomeClass.DONE: 0,
+    OutcomeClass.INTERRUPTED: int(OutcomeClass.INTERRUPTED.exit_code),
+    OutcomeClass.USER: int(OutcomeClass.USER.exit_code),
+    OutcomeClass.INFRASTRUCTURE: terminal.EXIT_FAILURE,
+}
+
+
+def run_job(job: JobFile, options: LocalOptions) -> int:
+    """Run to the end or to an interruption; returns the exit code."""
+    config = run_config_of(job, options)
+    try:
+        folder = open_folder(parse_uri(config.output_uri), _s3_settings(config))
+        number = last_attempt(folder) + 1
+        client, run_id = _open_run(config)
+    except (PipelineError, JobsError) as error:
+        return _report(config, outcome_of_error(error), run_id=None)
+    attempt = attempt_of(config, number=number, run_id=run_id)
+    log_path = attempt.folders.scratch / _LOG_NAME
+    log_path.unlink(missing_ok=True)
+    log_to(log_path, console_level=logging.ERROR)
+    logging.captureWarnings(capture=True)
+    outcome = _train(attempt, client)
+    _keep(folder, outcome, number=number, log_path=log_path)
+    close_run(client, run_id, end=_RUN_ENDS[outcome.outcome_class])
+    return _report(config, outcome, run_id=run_id)
+
+
+def _open_run(config: RunConfig) -> tuple[MlflowClient, str]:
+    client = connect(config.tracking.uri)
+    try:
+        with tell_outage_apart():
+            return client, ensure_run(
+                client,
+                experiment=config.tracking.experiment,
+                artifact_location=artefact_location(config),
+                job_name=config.job.name,
+                job_uid=config.job.uid,
+                tags=config.tracking.tags,
+            )
+    except (UnreachableError, MlflowException) as error:
+        raise InfrastructureError(
+            TRACKING_FAILED,
+            f"MLflow at {config.tracking.uri} does not take a run ({error}); start it, or name "
+            "another one with --tracking.",
+        ) from error
+
+
+def _train(attempt: Attempt, client: MlflowClient) -> Outcome:
+    state = RunState()
+    writer = RunWriter(client, attempt.run_id)
+    writer.start()
+    try:
+        with _display() as display, _stopping_by_signal(attempt.folders.stop_file):
+            return run_first_rank(
+                attempt,
+                Reporting(state=state, writer=writer, display=display),
+                device=choose_device(0),
+                world_size=1,
+                inputs_ready=lambda: None,
+            )
+    except Exception as error:  # the worker loop's edge: whatever it is becomes an outcome
+        log.exception("run failed")
+        return outcome_of_error(error, step=state.step, checkpoint=state.checkpoint)
+    finally:
+        writer.close()
+
+
+@contextlib.contextmanager
+def _display() -> Iterator[Observer]:
+    console = terminal.stderr()
+    if not console.is_terminal:
+        yield LineDisplay(console)
+        return
+    with BarDisplay(console) as bar:
+        yield bar
+
+
+@contextlib.contextmanager
+def _stopping_by_signal(stop_file: Path) -> Iterator[None]:
+    """First SIGINT or SIGTERM: save a checkpoint and stop. Second: stop at once."""
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        if stop_file.exists():
+            raise KeyboardInterrupt
+        stop_file.touch()
+        terminal.stderr().print("saving a checkpoint; once more stops at once")
+
+    previous = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _keep(folder: BlobFolder, outcome: Outcome, *, number: int, log_path: Path) -> None:
+    """Leave outcome and log in the output folder, as a pod does."""
+    name = attempt_folder(number)
+    try:
+        folder.write(f"{name}/{_LOG_NAME}", tail_of(log_path))
+        data = outcome.model_dump_json(exclude_none=True, indent=2)
+        folder.write(f"{name}/outcome.json", data.encode())
+    except (PipelineError, OSError) as error:
+        log.warning("outcome and log could not be stored: %s", error)
+
+
+def _report(config: RunConfig, outcome: Outcome, *, run_id: str | None) -> int:
+    if outcome.outcome_class is OutcomeClass.DONE and run_id is not None:
+        print_closing(terminal.stdout(), config, outcome, run_id=run_id)
+    elif outcome.outcome_class is OutcomeClass.INTERRUPTED:
+        terminal.stderr().print(f"{outcome.message} Run the same command again.", markup=False)
+    else:
+        terminal.fail(outcome.message)
+        if run_id is not None and outcome.outcome_class is OutcomeClass.INFRASTRUCTURE:
+            terminal.stderr().print(f"log: {config.output_uri}/logs", markup=False)
+    return _EXIT_CODES[outcome.outcome_class]
+
+
+def _s3_settings(config: RunConfig) -> S3Settings:
+    return S3Settings(endpoint=config.storage.endpoint, region=config.storage.region)

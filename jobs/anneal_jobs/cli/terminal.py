@@ -1,0 +1,48 @@
+"""The output layer of the command line: data to stdout, everything else to stderr.
+
+rich leaves colour out where NO_COLOR is set or the output is no terminal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+
+import typer
+from rich.console import Console
+
+EXIT_FAILURE = 1
+EXIT_USAGE = 2
+
+
+def stdout() -> Console:
+    return Console(soft_wrap=True, highlight=False)
+
+
+def stderr() -> Console:
+    return Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+def fail(message: str) -> None:
+    """One sentence on stderr."""
+    stderr().print(f"[red]error:[/red] {_escaped(message)}")
+
+
+@contextlib.contextmanager
+def one_sentence_errors(*kinds: type[Exception]) -> Iterator[None]:
+    """End the command with exit code 1 and the error's own words."""
+    try:
+        yield
+    except kinds as error:
+        fail(str(error))
+        raise typer.Exit(EXIT_FAILURE) from None
+
+
+def print_data(text: str) -> None:
+    """Plain data, never wrapped or coloured."""
+    sys.stdout.write(f"{text}\n")
+
+
+def _escaped(text: str) -> str:
+    return text.replace("[", r"\[")

@@ -1,0 +1,242 @@
+"""Storage against a real S3 server that checks signatures."""
+
+import base64
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from anneal_jobs.errors import StorageUnreachableError
+from anneal_jobs.storage.dataset import fetch_dataset
+from anneal_jobs.storage.model import fetch_model
+from anneal_jobs.storage.outputs import OutputUploader, restore_workspace
+from anneal_jobs.storage.s3 import S3Folder, S3Settings, connect
+from anneal_jobs.storage.source import SourceAccess
+from anneal_jobs.storage.uri import parse_uri
+from anneal_pipeline.checkpoint.manifest import CheckpointInfo
+from anneal_pipeline.checkpoint.store import Best, CheckpointStore
+from anneal_pipeline.config.dataset import DatasetConfig
+from anneal_pipeline.config.model import ModelConfig
+from anneal_pipeline.errors import UserError
+
+from .conftest import ACCESS_KEY, BUCKET, S3Server, free_port, write_credentials
+
+
+def no_report(done: int, total: int) -> None:
+    """Nobody listens."""
+
+
+@pytest.fixture
+def folder(s3: S3Server, request: pytest.FixtureRequest) -> S3Folder:
+    return S3Folder(connect(s3.settings), parse_uri(f"s3://{BUCKET}/{request.node.name[:40]}"))
+
+
+def test_small_files_come_back_as_written(folder: S3Folder) -> None:
+    folder.write("a/b.json", b"{}")
+    folder.write("a/b.json", b"[1]")
+    assert folder.read("a/b.json") == b"[1]"
+    assert folder.read("a/none.json") is None
+    assert folder.list_names() == ["a/b.json"]
+    folder.delete("a/b.json")
+    folder.delete("a/b.json")
+    assert folder.list_names() == []
+
+
+@pytest.mark.parametrize("size", [0, 1, (16 << 20) - 1, 16 << 20, (33 << 20) + 7])
+def test_an_upload_is_checked_and_comes_back_bit_by_bit(
+    folder: S3Folder, tmp_path: Path, size: int
+) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(os.urandom(size))
+    folder.upload(source, "weights.bin")
+    folder.download("weights.bin", target)
+    assert (
+        hashlib.sha256(target.read_bytes()).digest() == hashlib.sha256(source.read_bytes()).digest()
+    )
+    assert [(entry.name, entry.size) for entry in folder.list_objects()] == [("weights.bin", size)]
+
+
+def test_the_server_itself_checks_the_digest_of_a_part(s3: S3Server, tmp_path: Path) -> None:
+    client = connect(s3.settings)
+    wrong = base64.b64encode(hashlib.sha256(b"something else").digest()).decode()
+    with pytest.raises(client.exceptions.ClientError, match=r"(?i)checksum|digest"):
+        client.put_object(Bucket=BUCKET, Key="checked", Body=b"content", ChecksumSHA256=wrong)
+
+
+def test_listing_tells_an_object_from_a_folder_and_from_a_neighbour(s3: S3Server) -> None:
+    client = connect(s3.settings)
+    S3Folder(client, parse_uri(f"s3://{BUCKET}/tell/rows")).write("one.jsonl", b"1")
+    S3Folder(client, parse_uri(f"s3://{BUCKET}/tell")).write("rows-old.jsonl", b"22")
+
+    def listed(path: str) -> list[str]:
+        return S3Folder(client, parse_uri(f"s3://{BUCKET}/{path}")).list_names()
+
+    assert listed("tell/rows") == ["one.jsonl"]
+    assert listed("tell/rows-old.jsonl") == [""]
+    assert listed("tell/row") == []
+
+
+class TestFaults:
+    def read(self, address: str, settings: S3Settings) -> None:
+        fetch_dataset(
+            DatasetConfig(uri=address),
+            to=Path("unused"),
+            access=SourceAccess(s3=settings),
+            on_bytes=no_report,
+        )
+
+    def test_missing_object(self, s3: S3Server) -> None:
+        with pytest.raises(UserError, match=f"s3://{BUCKET}/gone.jsonl.*correct dataset.uri") as e:
+            self.read(f"s3://{BUCKET}/gone.jsonl", s3.settings)
+        assert e.value.reason == "DatasetNotFound"
+
+    def test_missing_bucket(self, s3: S3Server) -> None:
+        with pytest.raises(UserError, match="bucket 'no-such-bucket' does not exist") as e:
+            self.read("s3://no-such-bucket/rows.jsonl", s3.settings)
+        assert e.value.reason == "BucketNotFound"
+
+    @pytest.mark.parametrize(
+        ("access_key", "secret", "why"),
+        [
+            pytest.param(ACCESS_KEY, "wrong", "secret access key is wrong", id="wrong secret"),
+            pytest.param("nobodysaccesskey0000", "wrong", "access key id", id="unknown key"),
+        ],
+    )
+    def test_wrong_credentials(
+        self,
+        s3: S3Server,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        access_key: str,
+        secret: str,
+        why: str,
+    ) -> None:
+        path = write_credentials(tmp_path / "wrong", access_key=access_key, secret=secret)
+        monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(path))
+        with pytest.raises(UserError, match=why) as e:
+            self.read(f"s3://{BUCKET}/rows.jsonl", s3.settings)
+        assert e.value.reason == "StorageAccessDenied"
+        assert secret not in e.value.message.replace("wrong (", "").split("because", 1)[0]
+
+    def test_no_credentials(self, s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
+        with pytest.raises(UserError, match="there are no S3 credentials") as e:
+            self.read(f"s3://{BUCKET}/rows.jsonl", s3.settings)
+        assert e.value.reason == "StorageAccessDenied"
+
+    def test_no_server_is_not_the_users_fault(self, s3: S3Server) -> None:
+        settings = S3Settings(endpoint=f"http://127.0.0.1:{free_port()}", max_attempts=1)
+        with pytest.raises(StorageUnreachableError, match="does not answer"):
+            self.read(f"s3://{BUCKET}/rows.jsonl", settings)
+
+
+class TestModels:
+    def fetch(self, s3: S3Server, files: dict[str, bytes], to: Path) -> Path:
+        address = f"s3://{BUCKET}/models/{to.parent.name}"
+        folder = S3Folder(connect(s3.settings), parse_uri(address))
+        for name, data in files.items():
+            folder.write(name, data)
+        return fetch_model(
+            ModelConfig(uri=address),
+            to=to,
+            access=SourceAccess(s3=s3.settings),
+            on_bytes=no_report,
+        ).folder
+
+    def test_only_weights_config_and_tokenizer_are_fetched(
+        self, s3: S3Server, tmp_path: Path
+    ) -> None:
+        files = {"model.safetensors": b"w", "config.json": b"{}", "tokenizer.json": b"{}"}
+        unwanted = {
+            "modeling_evil.py": b"",
+            "pytorch_model.bin": b"",
+            "onnx/model.safetensors": b"",
+        }
+        found = self.fetch(s3, files | unwanted, tmp_path / "model")
+        assert {path.name for path in found.iterdir()} == set(files)
+
+    @pytest.mark.parametrize(
+        ("files", "reason"),
+        [
+            pytest.param({}, "ModelNotFound", id="nothing there"),
+            pytest.param({"m-q4.gguf": b"g"}, "ModelIsGguf", id="gguf"),
+            pytest.param(
+                {"config.json": b"{}", "pytorch_model.bin": b"p"},
+                "ModelNotSafetensors",
+                id="pickle",
+            ),
+            pytest.param({"model.safetensors": b"w"}, "ModelUnsupported", id="no config"),
+        ],
+    )
+    def test_what_is_no_model_is_named(
+        self, s3: S3Server, tmp_path: Path, files: dict[str, bytes], reason: str
+    ) -> None:
+        with pytest.raises(UserError, match=f"s3://{BUCKET}/models/") as e:
+            self.fetch(s3, files, tmp_path / "model")
+        assert e.value.reason == reason
+
+
+class TestCheckpoints:
+    def store(self, folder: S3Folder, scratch: Path, *, attempt: int) -> CheckpointStore:
+        return CheckpointStore(folder, scratch=scratch, attempt=attempt, writer="1f2e3d4c", keep=2)
+
+    def info(self, step: int) -> CheckpointInfo:
+        return CheckpointInfo(step=step, config_hash="c", dataset_digest="d", libraries={})
+
+    def test_the_newest_undamaged_one_is_taken(self, folder: S3Folder, tmp_path: Path) -> None:
+        source = tmp_path / "state"
+        source.mkdir()
+        first = self.store(folder, tmp_path / "scratch", attempt=1)
+        for step in (1, 2):
+            (source / "adapter.safetensors").write_bytes(bytes([step]) * 100)
+            first.save(source, self.info(step))
+        folder.write("step-000002-a01-1f2e3d4c/adapter.safetensors", b"damaged")
+        folder.write("step-000003-a01-1f2e3d4c/adapter.safetensors", b"no manifest")
+        saved = self.store(folder, tmp_path / "other", attempt=2).latest()
+        assert saved is not None
+        assert saved.manifest.step == 1
+        assert (saved.folder / "adapter.safetensors").read_bytes() == b"\x01" * 100
+
+    def test_old_ones_go_and_the_best_stays(self, folder: S3Folder, tmp_path: Path) -> None:
+        source = tmp_path / "state"
+        source.mkdir()
+        (source / "adapter.safetensors").write_bytes(b"a")
+        store = self.store(folder, tmp_path / "scratch", attempt=1)
+        names = [store.save(source, self.info(1)).name]
+        store.pin_best(Best(name=names[0], step=1, metric="responsePerplexity", value=2.0))
+        names += [store.save(source, self.info(step)).name for step in (2, 3, 4)]
+        assert store.names() == [names[3], names[2], names[0]]
+        assert not [name for name in folder.list_names() if name.startswith(names[1])]
+
+
+def test_outputs_are_stored_with_the_mark_last_and_restored(
+    folder: S3Folder, tmp_path: Path
+) -> None:
+    workspace, other = tmp_path / "workspace", tmp_path / "other"
+    for name in ("data/train/rows.jsonl", "data/report.json", "artifacts/manifest.json"):
+        (workspace / name).parent.mkdir(parents=True, exist_ok=True)
+        (workspace / name).write_text(name)
+    (workspace / "artifacts" / "z.safetensors").write_bytes(b"z")
+    folder.write("checkpoints/step-1/manifest.json", b"{}")
+    seen: list[tuple[int, int]] = []
+    uploader = OutputUploader(folder, workspace=workspace, on_bytes=lambda *b: seen.append(b))
+    uploader.start()
+    uploader.add(workspace / "data")
+    uploader.add(workspace / "artifacts")
+    uploader.finish()
+    assert seen[-1][0] == seen[-1][1] > 0
+    assert restore_workspace(folder, other) == 4
+    assert (other / "data" / "report.json").read_text() == "data/report.json"
+    assert not (other / "checkpoints").exists()
+
+
+def test_an_upload_that_cannot_be_made_is_told_at_the_end(s3: S3Server, tmp_path: Path) -> None:
+    settings = S3Settings(endpoint=f"http://127.0.0.1:{free_port()}", max_attempts=1)
+    gone = S3Folder(connect(settings), parse_uri(f"s3://{BUCKET}/gone"))
+    (tmp_path / "file").write_text("x")
+    uploader = OutputUploader(gone, workspace=tmp_path, on_bytes=no_report, pause_seconds=0)
+    uploader.start()
+    uploader.add(tmp_path / "file")
+    with pytest.raises(StorageUnreachableError, match="does not answer"):
+        uploader.finish()
