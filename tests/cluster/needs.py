@@ -28,7 +28,6 @@ _PACKAGES = {
     # buildah will not start without the policy file in it.
     "golang-github-containers-common": "/etc/containers/policy.json",
     "iproute2": "ip",
-    "kmod": "modprobe",
     "libc6-dev": "/usr/include/stdio.h",
     "libseccomp-dev": "/usr/include/seccomp.h",
     "nftables": "nft",
