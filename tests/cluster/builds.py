@@ -15,6 +15,7 @@ from places import Places
 from prebuilt import PREBUILT, fetch_prebuilt
 from programs import PROGRAMS, Program
 from steps import say, step
+from turns import take_turn
 
 
 def program_path(name: str, *, places: Places) -> Path:
@@ -27,7 +28,9 @@ def build(names: Iterable[str], *, places: Places) -> None:
     for program in [_find(name) for name in names]:
         target = places.bin / program.file_name()
         if not target.exists():
-            _make(program, target=target, places=places)
+            with take_turn(places.bin / f".{target.name}.lock"):
+                if not target.exists():
+                    _make(program, target=target, places=places)
         _link(places.bin / program.name, target=target)
 
 

@@ -7,7 +7,7 @@ kept: its file is written last, so a half-made one is made again.
 from dataclasses import dataclass
 from pathlib import Path
 
-from commands import run
+from commands import Word, run
 
 # A test cluster is thrown away long before this; expiry is not what it is there to test.
 _DAYS = "3650"
@@ -33,24 +33,9 @@ def make_authority(folder: Path) -> Pair:
     if not pair.certificate.exists():
         new_key(pair.key)
         part = pair.certificate.with_suffix(".new")
-        run(
-            [
-                "openssl",
-                "req",
-                "-x509",
-                "-new",
-                "-key",
-                pair.key,
-                "-out",
-                part,
-                "-days",
-                _DAYS,
-                "-subj",
-                "/CN=anneal-test-cluster",
-                "-addext",
-                "keyUsage=critical,keyCertSign,cRLSign,digitalSignature",
-            ]
-        )
+        usage = "keyUsage=critical,keyCertSign,cRLSign,digitalSignature"
+        about = ["-days", _DAYS, "-subj", "/CN=anneal-test-cluster", "-addext", usage]
+        run(["openssl", "req", "-x509", "-new", "-key", pair.key, "-out", part, *about])
         part.rename(pair.certificate)
     return pair
 
@@ -80,26 +65,9 @@ def issue(
     part = pair.certificate.with_suffix(".new")
     extensions.write_text(_extensions(addresses))
     run(["openssl", "req", "-new", "-key", pair.key, "-subj", subject, "-out", request])
-    run(
-        [
-            "openssl",
-            "x509",
-            "-req",
-            "-in",
-            request,
-            "-days",
-            _DAYS,
-            "-extfile",
-            extensions,
-            "-CA",
-            authority.certificate,
-            "-CAkey",
-            authority.key,
-            "-CAcreateserial",
-            "-out",
-            part,
-        ]
-    )
+    signer: list[Word] = ["-CA", authority.certificate, "-CAkey", authority.key, "-CAcreateserial"]
+    asked: list[Word] = ["-req", "-in", request, "-days", _DAYS, "-extfile", extensions]
+    run(["openssl", "x509", *asked, *signer, "-out", part])
     part.rename(pair.certificate)
     return pair
 

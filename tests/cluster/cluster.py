@@ -16,7 +16,7 @@ from builds import build, build_all
 from errors import ClusterError
 from image_names import FULL, SMALL
 from images import build_images
-from lifecycle import bring_up, only_one
+from lifecycle import bring_up
 from loading import load_images
 from logs import LINES
 from needs import check_needs, check_root
@@ -24,6 +24,7 @@ from places import Places, places_from
 from runtime import environment_folder, published_folder
 from status import show_logs, show_status
 from teardown import take_down
+from turns import be_the_only_one
 from volumes import publish_folder
 
 Command = Callable[[argparse.Namespace, Places], None]
@@ -101,13 +102,13 @@ def _build(options: argparse.Namespace, places: Places) -> None:
 
 def _up(options: argparse.Namespace, places: Places) -> None:
     check_root()
-    with only_one(places=places):
+    with be_the_only_one(places.state.parent / "cluster.lock", doing="`up` or `down`"):
         bring_up(places=places)
 
 
 def _down(options: argparse.Namespace, places: Places) -> None:
     check_root()
-    with only_one(places=places):
+    with be_the_only_one(places.state.parent / "cluster.lock", doing="`up` or `down`"):
         take_down(places=places)
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from errors import ClusterError
 
+Word = str | Path
 TAIL_LINES = 15
 
 
 def run(
-    argv: Sequence[str | Path],
+    argv: Sequence[Word],
     *,
     folder: Path | None = None,
     environment: Mapping[str, str] | None = None,
@@ -45,7 +46,7 @@ def run(
     return done.stdout
 
 
-def succeeds(argv: Sequence[str | Path]) -> bool:
+def succeeds(argv: Sequence[Word]) -> bool:
     """Whether a program that is allowed to fail ended well; what it prints is dropped."""
     try:
         done = subprocess.run(

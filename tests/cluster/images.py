@@ -18,6 +18,7 @@ from places import Places
 from rootfs import root_folder
 from runtime import environment_folder
 from steps import say, step
+from turns import take_turn
 
 _CONTEXTS = {"pause": ("programs",), "s3": ("programs",)} | {
     name: ("packages", "anneal") for name in FULL
@@ -31,7 +32,9 @@ def build_images(names: Iterable[str], *, places: Places) -> dict[str, str]:
         if one.archive(places.images).exists():
             say(f"  {one.reference} is built")
         else:
-            _make(one, places=places)
+            with take_turn(places.images / ".lock"):
+                if not one.archive(places.images).exists():
+                    _make(one, places=places)
     references = {name: one.reference for name, one in made.items()}
     record_references(references, places=places)
     return references

@@ -5,11 +5,8 @@ records, mounts by their place below the state folder, interfaces and tables by 
 So `up` after a broken `up` goes on, and `down` (teardown.py) cleans up after either.
 """
 
-import fcntl
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from builds import build_all, program_path
@@ -31,20 +28,6 @@ from trust import make_trust
 
 _START_SECONDS = 180.0
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-
-
-@contextmanager
-def only_one(*, places: Places) -> Iterator[None]:
-    """Let one `up` or `down` work at a time; the lock ends with the process, however it ends."""
-    places.state.parent.mkdir(parents=True, exist_ok=True)
-    with (places.state.parent / "cluster.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ClusterError(
-                f"another `up` or `down` is at work on {places.state}: wait for it to end"
-            ) from error
-        yield
 
 
 def bring_up(*, places: Places) -> None:

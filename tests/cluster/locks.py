@@ -4,9 +4,8 @@ import hashlib
 from pathlib import Path
 
 from places import REPOSITORY
+from python_tools import PYTHON
 
-# The Python of the base image; the host's own may be newer.
-PYTHON = "3.11"
 _OUR_SOURCES = ("jobs", "operator", "pipeline")
 _OUR_FILES = ("LICENSE", "README.md", "pyproject.toml")
 

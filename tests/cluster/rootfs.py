@@ -30,16 +30,8 @@ def root_folder(*, places: Places) -> Path:
 def _unpack(folder: Path) -> None:
     folder.mkdir(parents=True)
     try:
-        run(
-            [
-                "debootstrap",
-                "--variant=minbase",
-                f"--include={','.join(PACKAGES)}",
-                SUITE,
-                folder,
-                *_mirror(),
-            ]
-        )
+        include = f"--include={','.join(PACKAGES)}"
+        run(["debootstrap", "--variant=minbase", include, SUITE, folder, *_mirror()])
     except BaseException:
         shutil.rmtree(folder)
         raise
@@ -55,17 +47,7 @@ def _mirror() -> list[str]:
         return [named]
     if shutil.which("apt-get") is None:
         return []
-    lines = run(
-        [
-            "apt-get",
-            "indextargets",
-            "--format",
-            "$(REPO_URI)",
-            "Created-By: Packages",
-            f"Codename: {SUITE}",
-            "Component: main",
-            "Origin: Debian",
-            "Label: Debian",
-        ]
-    ).split()
+    origin = ["Created-By: Packages", "Origin: Debian", "Label: Debian"]
+    suite = [f"Codename: {SUITE}", "Component: main"]
+    lines = run(["apt-get", "indextargets", "--format", "$(REPO_URI)", *origin, *suite]).split()
     return lines[:1]

@@ -10,14 +10,14 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from commands import run
-from locks import PYTHON, lock_digest, lock_file, source_digest
+from commands import Word, run
+from locks import lock_digest, lock_file, source_digest
 from places import REPOSITORY, Places
-from python_tools import uv
+from python_tools import install_packages, uv
 from rootfs import ENVIRONMENT_MOUNT, root_folder
 from steps import say, step
+from turns import take_turn
 
-_PLATFORM = "linux"
 # Compiling tests of other packages would double the time and nobody imports them.
 _NOT_COMPILED = r"/(tests?|testing/_internal)/"
 # Called by compile_dir and not as a program: that one fails when any file does, and packages do
@@ -36,11 +36,12 @@ def environment_folder(lock: str, *, places: Places) -> Path:
     """Make the environment of a lock file, or bring it up to date; return its folder."""
     folder = places.cache / f"{lock}-{lock_digest(lock)}"
     packages = folder / "site-packages"
-    if packages.exists():
-        say(f"  {packages} is installed")
-    else:
-        _install_packages(lock, target=packages, places=places)
-    _install_ours(folder, places=places)
+    with take_turn(places.cache / f".{folder.name}.lock"):
+        if packages.exists():
+            say(f"  {packages} is installed")
+        else:
+            _install_packages(lock, target=packages, places=places)
+        _install_ours(folder, places=places)
     return folder
 
 
@@ -55,24 +56,8 @@ def _install_packages(lock: str, *, target: Path, places: Places) -> None:
     part = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         with step(f"installing the packages of {lock_file(lock).name}"):
-            run(
-                [
-                    uv(places=places),
-                    "pip",
-                    "install",
-                    "--quiet",
-                    "--require-hashes",
-                    "--no-deps",
-                    "--python-version",
-                    PYTHON,
-                    "--python-platform",
-                    _PLATFORM,
-                    "--target",
-                    part,
-                    "--requirement",
-                    lock_file(lock),
-                ]
-            )
+            wanted: list[Word] = ["--require-hashes", "--requirement", lock_file(lock)]
+            install_packages(wanted, target=part, places=places)
         with step("compiling them to bytecode"):
             _compile(part, places=places)
         part.rename(target)
@@ -85,25 +70,11 @@ def _install_ours(folder: Path, *, places: Places) -> None:
     former = (folder / "anneal").resolve()
     if not target.exists():
         with step("installing our own packages"), tempfile.TemporaryDirectory() as scratch:
-            run(
-                [uv(places=places), "build", "--quiet", "--wheel", "--out-dir", scratch, REPOSITORY]
-            )
+            words = ["build", "--quiet", "--wheel", "--out-dir", scratch]
+            run([uv(places=places), *words, REPOSITORY])
             (wheel,) = Path(scratch).glob("*.whl")
             part = target.with_name(f".{target.name}.{os.getpid()}")
-            run(
-                [
-                    uv(places=places),
-                    "pip",
-                    "install",
-                    "--quiet",
-                    "--no-deps",
-                    "--python-version",
-                    PYTHON,
-                    "--target",
-                    part,
-                    wheel,
-                ]
-            )
+            install_packages([wheel], target=part, places=places)
             _compile(part, places=places)
             part.rename(target)
     _point(folder / "anneal", target=target.name)
@@ -118,21 +89,9 @@ def _compile(folder: Path, *, places: Places) -> None:
 
     The mount lives in a mount namespace that ends with the command.
     """
-    run(
-        [
-            "unshare",
-            "--mount",
-            "--propagation=private",
-            "sh",
-            "-c",
-            _COMPILE,
-            "sh",
-            folder,
-            root_folder(places=places),
-            ENVIRONMENT_MOUNT,
-            _NOT_COMPILED,
-        ]
-    )
+    root = root_folder(places=places)
+    arguments: list[Word] = [folder, root, ENVIRONMENT_MOUNT, _NOT_COMPILED]
+    run(["unshare", "--mount", "--propagation=private", "sh", "-c", _COMPILE, "sh", *arguments])
 
 
 def _point(link: Path, *, target: str) -> None:
