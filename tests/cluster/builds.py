@@ -11,6 +11,7 @@ from pathlib import Path
 
 from commands import run
 from errors import ClusterError
+from links import point
 from places import Places
 from prebuilt import PREBUILT, fetch_prebuilt
 from programs import PROGRAMS, Program
@@ -31,7 +32,7 @@ def build(names: Iterable[str], *, places: Places) -> None:
             with take_turn(places.bin / f".{target.name}.lock"):
                 if not target.exists():
                     _make(program, target=target, places=places)
-        _link(places.bin / program.name, target=target)
+        point(places.bin / program.name, target=target.name)
 
 
 def missing(*, places: Places) -> list[str]:
@@ -69,15 +70,6 @@ def _compile(program: Program, *, target: Path) -> None:
         # GOFLAGS and GOWORK of the person's own shell must not change what is built.
         environment={"CGO_ENABLED": program.cgo, "GOFLAGS": "", "GOWORK": "off"},
     )
-
-
-def _link(link: Path, *, target: Path) -> None:
-    """Point the plain name at the newest build, in one step."""
-    if link.is_symlink() and os.readlink(link) == target.name:
-        return
-    new = link.with_name(f".{link.name}.{os.getpid()}")
-    new.symlink_to(target.name)
-    new.replace(link)
 
 
 def build_all(*, places: Places) -> None:

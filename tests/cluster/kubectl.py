@@ -20,7 +20,5 @@ def kubectl(*arguments: str, places: Places, stdin: str | None = None) -> str:
 def apply(objects: Sequence[Object], *, places: Places) -> None:
     """Create or update objects; the same call twice changes nothing."""
     bundle = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
-    kubectl(
-        "apply", "--server-side", "--field-manager=anneal-test-cluster", "--force-conflicts",
-        "--filename=-", places=places, stdin=json.dumps(bundle),
-    )  # fmt: skip
+    manner = ["--server-side", "--force-conflicts", "--field-manager=anneal-test-cluster"]
+    kubectl("apply", *manner, "--filename=-", places=places, stdin=json.dumps(bundle))

@@ -16,6 +16,7 @@ from errors import ClusterError
 from health import wait_until_well
 from images import build_images
 from kubectl import kubectl
+from links import point
 from loading import load_images
 from network import set_up_network
 from node import NODE_NAME, write_configs
@@ -95,9 +96,8 @@ def _prepare_state(places: Places) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     _forget_former_boot(places)
     for program in PROGRAMS:
-        link = places.programs / program.name
-        link.unlink(missing_ok=True)
-        link.symlink_to(program_path(program.name, places=places))
+        target = program_path(program.name, places=places)
+        point(places.programs / program.name, target=target)
 
 
 def _forget_former_boot(places: Places) -> None:
@@ -110,7 +110,5 @@ def _forget_former_boot(places: Places) -> None:
 
 def _wait_for_default_account(places: Places) -> None:
     """Pods need it, and the controller manager makes it a moment after it has started."""
-    kubectl(
-        "wait", "--for=create", "serviceaccount/default", "--namespace=default",
-        "--timeout=60s", places=places,
-    )  # fmt: skip
+    account = ["serviceaccount/default", "--namespace=default"]
+    kubectl("wait", "--for=create", *account, "--timeout=60s", places=places)

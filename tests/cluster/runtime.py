@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 from commands import Word, run
+from links import point
 from locks import lock_digest, lock_file, source_digest
 from places import REPOSITORY, Places
 from python_tools import install_packages, uv
@@ -48,7 +49,7 @@ def environment_folder(lock: str, *, places: Places) -> Path:
 def published_folder(*, places: Places) -> Path:
     """A fixed name for the newest `runtime` environment, fit for a volume that outlives it."""
     folder = environment_folder("runtime", places=places)
-    _point(places.cache / "runtime", target=folder.name)
+    point(places.cache / "runtime", target=folder.name)
     return places.cache / "runtime"
 
 
@@ -77,7 +78,7 @@ def _install_ours(folder: Path, *, places: Places) -> None:
             install_packages([wheel], target=part, places=places)
             _compile(part, places=places)
             part.rename(target)
-    _point(folder / "anneal", target=target.name)
+    point(folder / "anneal", target=target.name)
     # The former one stays: a pod that started on it may still import from it.
     for old in folder.glob("anneal-*"):
         if old not in (target, former):
@@ -92,10 +93,3 @@ def _compile(folder: Path, *, places: Places) -> None:
     root = root_folder(places=places)
     arguments: list[Word] = [folder, root, ENVIRONMENT_MOUNT, _NOT_COMPILED]
     run(["unshare", "--mount", "--propagation=private", "sh", "-c", _COMPILE, "sh", *arguments])
-
-
-def _point(link: Path, *, target: str) -> None:
-    new = link.with_name(f".{link.name}.{os.getpid()}")
-    new.unlink(missing_ok=True)
-    new.symlink_to(target)
-    new.replace(link)
