@@ -10,6 +10,7 @@ import itertools
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -21,10 +22,12 @@ from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
+import aiohttp
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from mlflow.tracking import MlflowClient
 
 from anneal_operator.kube import Kube, Object, Selector, connect
 from anneal_operator.resources import (
@@ -111,9 +114,12 @@ def mlflow_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         *("--artifacts-destination", str(folder / "artifacts")),
     ]
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with (folder / "log").open("wb") as log, subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True
-    ) as server:
+    with (
+        (folder / "log").open("wb") as log,
+        subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True
+        ) as server,
+    ):
         uri = f"http://127.0.0.1:{port}"
         try:
             _until_healthy(uri, server=server, log=folder / "log")
@@ -280,11 +286,20 @@ class Cluster:
 
         await eventually(deleted, what=f"the deletion of {name}")
         for pod in pods:
-            kubectl(self.kubeconfig, "delete", "pod", pod["metadata"]["name"], "--grace-period=0",
-                    "--force", "-n", self.namespace)
+            kubectl(
+                self.kubeconfig,
+                "delete",
+                "pod",
+                pod["metadata"]["name"],
+                "--grace-period=0",
+                "--force",
+                "-n",
+                self.namespace,
+            )
         patch = '{"metadata":{"finalizers":null}}'
-        kubectl(self.kubeconfig, "patch", "job", name, "-n", self.namespace, "--type=merge",
-                "-p", patch)
+        kubectl(
+            self.kubeconfig, "patch", "job", name, "-n", self.namespace, "--type=merge", "-p", patch
+        )
 
 
 def kubectl(kubeconfig: Path, *arguments: str, check: bool = True) -> str:
@@ -456,3 +471,102 @@ def operators(
     for operator in factory.made:
         operator.kill()
         sys.stdout.write(operator.lines())
+
+
+DIGEST = "sha256:" + "a" * 64
+
+
+@dataclass
+class Trainer:
+    """A training pod that reports: its real token, bound to the pod and to the job's audience."""
+
+    cluster: Cluster
+    pod: Object
+    token: str
+    url: str
+    ca: Path
+    attempt: int
+
+    async def post(self, *, token: str | None = None, **anneal: Any) -> tuple[int, str]:
+        """Send one report; the keyword arguments are the `anneal` object."""
+        body = {
+            "trainerStatus": {
+                "progressPercentage": anneal.pop("percent", 0),
+                "estimatedRemainingSeconds": anneal.pop("eta", 360),
+                "lastUpdatedTime": _now(),
+            },
+            "anneal": {"attempt": self.attempt, **anneal},
+        }
+        headers = {"Authorization": f"Bearer {token or self.token}"}
+        context = ssl.create_default_context(cafile=self.ca)
+        async with (
+            aiohttp.ClientSession(headers=headers) as session,
+            session.post(self.url, json=body, ssl=context) as answer,
+        ):
+            return answer.status, await answer.text()
+
+
+@pytest.fixture
+def trainer(cluster: Cluster, tls_dir: Path) -> Callable[..., Awaitable[Trainer]]:
+    """Makes the trainer of a running pod, with a token as the kubelet projects it."""
+
+    async def make(pod: Object, *, operator: OperatorProcess, audience: str = "") -> Trainer:
+        labels = pod["metadata"]["labels"]
+        tokens = Resource("", "v1", "serviceaccounts/default/token", "TokenRequest")
+        bound = {"kind": "Pod", "apiVersion": "v1", "name": pod["metadata"]["name"]}
+        request = {
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenRequest",
+            "spec": {
+                "audiences": [audience or f"anneal.dev/job/{labels['anneal.dev/job-uid']}"],
+                "expirationSeconds": 3600,
+                "boundObjectRef": {**bound, "uid": pod["metadata"]["uid"]},
+            },
+        }
+        made = await cluster.kube.create(tokens, request, namespace=cluster.namespace)
+        path = f"namespaces/{cluster.namespace}/finetunejobs/{labels['anneal.dev/job']}/status"
+        return Trainer(
+            cluster=cluster,
+            pod=pod,
+            token=made["status"]["token"],
+            url=f"{operator.progress_url}/apis/anneal.dev/v1alpha1/{path}",
+            ca=tls_dir / "ca.crt",
+            attempt=int(labels["anneal.dev/attempt"]),
+        )
+
+    return make
+
+
+def outcome(kind: str = "Done", **fields: Any) -> Object:
+    """An outcome as the trainer sends it."""
+    done = {"artefactDigest": DIGEST, "modelVersion": "support-bot/1"} if kind == "Done" else {}
+    reason = {"Done": "Done", "User": "DatasetNotFound", "Interrupted": "Preempted"}.get(
+        kind, "StorageUnreachable"
+    )
+    told = {"class": kind, "reason": reason, "message": f"The attempt ended as {kind}."}
+    return {**told, **done, **fields}
+
+
+class Mlflow:
+    """What a test asks of the MLflow server, through its own client."""
+
+    def __init__(self, uri: str) -> None:
+        self.client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+    def runs(self, job_uid: str) -> list[Any]:
+        experiments = [e.experiment_id for e in self.client.search_experiments()]
+        where = f"tags.`anneal.job.uid` = '{job_uid}'"
+        return list(self.client.search_runs(experiments, filter_string=where))
+
+    def register(self, name: str, *, run_id: str, digest: str = DIGEST) -> str:
+        """A version as the trainer registers it; returns NAME/VERSION."""
+        self.client.create_registered_model(name)
+        version = self.client.create_model_version(
+            name, source=f"runs:/{run_id}", run_id=run_id, tags={"anneal.artefact.digest": digest}
+        )
+        return f"{name}/{version.version}"
+
+
+@pytest.fixture
+def mlflow(mlflow_uri: str) -> Mlflow:
+    return Mlflow(mlflow_uri)
