@@ -55,6 +55,7 @@ def _make(one: Image, *, places: Places) -> None:
     with step(f"building {one.reference}"), tempfile.TemporaryDirectory() as scratch:
         _bud(one, base=base, contexts=_contexts(one, Path(scratch), places), places=places)
         _write_archive(one, places=places)
+        _forget_former(one, places=places)
 
 
 def _ground(one: Image, *, places: Places) -> str:
@@ -122,6 +123,18 @@ def _write_archive(one: Image, *, places: Places) -> None:
         part.rename(archive)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _forget_former(one: Image, *, places: Places) -> None:
+    """Drop what an older checkout made under the same name: a trainer image is 6 GB twice over."""
+    repository, _, tag = one.reference.partition(":")
+    for archive in places.images.glob(f"anneal-{one.name}-*.tar"):
+        if archive != one.archive(places.images):
+            archive.unlink()
+    listing = _buildah("images", "--format={{.Name}}:{{.Tag}}", places=places).split()
+    former = [name for name in listing if name.startswith(f"{repository}:") and tag not in name]
+    if former:
+        _buildah("rmi", *former, places=places)
 
 
 def _is_stored(reference: str, *, places: Places) -> bool:

@@ -19,6 +19,8 @@ from rootfs import ENVIRONMENT_MOUNT, root_folder
 from steps import say, step
 from turns import take_turn
 
+# A pod that started on a former one may still import from it.
+_OURS_KEPT = 10
 # Compiling tests of other packages would double the time and nobody imports them.
 _NOT_COMPILED = r"/(tests?|testing/_internal)/"
 # Called by compile_dir and not as a program: that one fails when any file does, and packages do
@@ -68,21 +70,26 @@ def _install_packages(lock: str, *, target: Path, places: Places) -> None:
 
 def _install_ours(folder: Path, *, places: Places) -> None:
     target = folder / f"anneal-{source_digest()}"
-    former = (folder / "anneal").resolve()
     if not target.exists():
-        with step("installing our own packages"), tempfile.TemporaryDirectory() as scratch:
+        with (
+            step("installing our own packages"),
+            tempfile.TemporaryDirectory(dir=folder) as scratch,
+        ):
             words = ["build", "--quiet", "--wheel", "--out-dir", scratch]
             run([uv(places=places), *words, REPOSITORY])
             (wheel,) = Path(scratch).glob("*.whl")
-            part = target.with_name(f".{target.name}.{os.getpid()}")
+            part = Path(scratch) / "packages"
             install_packages([wheel], target=part, places=places)
             _compile(part, places=places)
             part.rename(target)
     point(folder / "anneal", target=target.name)
-    # The former one stays: a pod that started on it may still import from it.
-    for old in folder.glob("anneal-*"):
-        if old not in (target, former):
-            shutil.rmtree(old)
+    target.touch()
+    for old in sorted(folder.glob("anneal-*"), key=_last_used, reverse=True)[_OURS_KEPT:]:
+        shutil.rmtree(old)
+
+
+def _last_used(folder: Path) -> float:
+    return folder.stat().st_mtime
 
 
 def _compile(folder: Path, *, places: Places) -> None:
