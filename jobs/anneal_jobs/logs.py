@@ -12,17 +12,15 @@ TAIL_BYTES = 5 << 20
 """Of a log file, so much from its end is uploaded."""
 
 
-def log_to(path: Path | None, *, console_level: int = logging.INFO) -> None:
-    """Send INFO and above to `path` and `console_level` and above to stderr."""
+def log_to(path: Path, *, with_console: bool) -> None:
+    """Send INFO and above to `path`, and to stderr where nothing else is shown there."""
     root = logging.getLogger()
     for handler in list(root.handlers):
         root.removeHandler(handler)
-    console = logging.StreamHandler(sys.stderr)
-    console.setLevel(console_level)
-    handlers: list[logging.Handler] = [console]
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(path, encoding="utf-8"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handlers: list[logging.Handler] = [logging.FileHandler(path, encoding="utf-8")]
+    if with_console:
+        handlers.append(logging.StreamHandler(sys.stderr))
     for handler in handlers:
         handler.setFormatter(logging.Formatter(_FORMAT))
         root.addHandler(handler)

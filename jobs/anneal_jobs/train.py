@@ -55,7 +55,7 @@ class Arguments:
 
 def main() -> None:
     arguments = _parse(sys.argv[1:])
-    log_to(arguments.scratch / LOCAL_LOGS_NAME / "driver.log")
+    log_to(arguments.scratch / LOCAL_LOGS_NAME / "driver.log", with_console=True)
     sys.exit(run(arguments, os.environ))
 
 

@@ -1,4 +1,4 @@
-"""`anneal explain`: the fields of a FineTuneJob with type, default and meaning, from the models.
+"""`anneal explain`: the fields of a FineTuneJob with type, default and meaning, from the models."""
 
 from __future__ import annotations
 

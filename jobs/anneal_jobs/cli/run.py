@@ -71,7 +71,7 @@ def run_job(job: JobFile, options: LocalOptions) -> int:
     attempt = attempt_of(config, number=number, run_id=run_id)
     log_path = attempt.folders.scratch / _LOG_NAME
     log_path.unlink(missing_ok=True)
-    log_to(log_path, console_level=logging.ERROR)
+    log_to(log_path, with_console=False)
     logging.captureWarnings(capture=True)
     outcome = _train(attempt, client)
     _keep(folder, outcome, number=number, log_path=log_path)

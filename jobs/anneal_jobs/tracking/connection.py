@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import mlflow
 import requests
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
@@ -45,6 +46,8 @@ def connect(uri: str, *, credentials: Path = Path(TRACKING_CREDENTIALS_FOLDER)) 
     for key, variable in _VARIABLES.items():
         if (credentials / key).is_file():
             os.environ[variable] = (credentials / key).read_text(encoding="utf-8").strip()
+    # The SQL registry looks LoggedModels up by the process-wide address, not by the client's.
+    mlflow.set_tracking_uri(uri)
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
