@@ -1,0 +1,78 @@
+"""One accepted, unfinished job under decision, and what several checks do with it. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from anneal_operator.api.profile import FineTuneProfileSpec
+from anneal_operator.api.reasons import ConditionType, Reason
+from anneal_operator.api.spec import FineTuneJobSpec
+from anneal_operator.closing import TRACKING_RETRY_SECONDS, close_run, state_of_failure
+from anneal_operator.draft import Draft, EnsureRun
+from anneal_operator.observation import Input
+from anneal_operator.waiting import waiting_for
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A draft of the status, with the spec and the profile it is decided by."""
+
+    draft: Draft
+    spec: FineTuneJobSpec
+    profile: FineTuneProfileSpec
+    """The snapshot, not the profile as it is now."""
+
+    @property
+    def seen(self) -> Input:
+        return self.draft.seen
+
+    def run_known(self) -> bool:
+        """MLflow must know the run before the first attempt; without it the job waits."""
+        status, tracking = self.draft.status, self.seen.tracking
+        if status.mlflow is not None and status.mlflow.run_id is not None:
+            return True
+        if tracking.run is not None:
+            run = tracking.run
+            self.draft.change_mlflow(
+                run_id=run.run_id, experiment_id=run.experiment_id, url=run.url
+            )
+            return True
+        self.draft.actions.append(EnsureRun())
+        self.draft.look_again(TRACKING_RETRY_SECONDS)
+        if tracking.error is not None:
+            message = (
+                f"MLflow at {self.profile.tracking.uri} does not answer, and training starts only "
+                f"once it has the run: {tracking.error}; the job goes on by itself when it is back."
+            )
+            self.provisioned("False", reason=Reason.TRACKING_UNREACHABLE, message=message)
+        return False
+
+    def say_waiting(self, *, hint_for_pod: bool) -> None:
+        attempt = self.draft.attempt
+        pod = self.seen.pod_of(attempt.number) if attempt else None
+        wait = waiting_for(
+            pod,
+            hint=self.seen.hint if hint_for_pod else "",
+            image=self.profile.images.trainer,
+        )
+        self.provisioned("False", reason=wait.reason, message=wait.message)
+        self.not_running(message=wait.message, reason=wait.reason)
+
+    def fail(self, *, reason: str, message: str) -> None:
+        draft = self.draft
+        draft.condition(ConditionType.FAILED, "True", reason=reason, message=message)
+        draft.condition(ConditionType.SUCCEEDED, "False", reason=reason, message=message)
+        self.not_running(message="The job has finished.", reason=reason)
+        draft.change(completion_time=self.seen.now)
+        close_run(draft, state_of_failure(draft))
+
+    def provisioned(self, truth: str, *, reason: str, message: str) -> None:
+        self.draft.condition(
+            ConditionType.PROVISIONED,
+            "True" if truth == "True" else "False",
+            reason=reason,
+            message=message,
+        )
+
+    def not_running(self, *, message: str, reason: str = Reason.BACKING_OFF) -> None:
+        self.draft.condition(ConditionType.RUNNING, "False", reason=reason, message=message)
