@@ -24,8 +24,8 @@ def choose_device(local_rank: int) -> torch.device:
 def compute_dtype(wanted: str, *, device: torch.device) -> torch.dtype:
     """Resolve `tuning.quantization.computeDtype`.
 
-    auto is bfloat16 on a GPU that has it and float16 on an older one; float32 on CPU, where resuming
-    to the last bit is promised and bfloat16 products are seldom faster.
+    auto is bfloat16 on a GPU that has it and float16 on an older one; float32 on CPU, where
+    resuming to the last bit is promised and bfloat16 products are seldom faster.
     """
     if wanted != "auto":
         return _DTYPES[wanted]

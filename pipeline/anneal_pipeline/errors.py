@@ -5,8 +5,8 @@
       CheckpointError      a checkpoint cannot be written or read: infrastructure
       TrainingFailedError  the run cannot go on with this model, data and rate
 
-Every message is one sentence or two for the person who wrote the job: what is wrong, where, what was
-found, what was expected, and the next step.
+Every message is one sentence or two for the person who wrote the job: what is wrong, where, what
+was found, what was expected, and the next step.
 """
 
 from __future__ import annotations

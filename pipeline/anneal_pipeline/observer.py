@@ -1,9 +1,10 @@
 """What a pipeline run tells the outside, and the one thing it asks: shall I stop?
 
-`anneal_jobs` implements `Observer` with MLflow, progress, storage and signals; `NullObserver` is the
-run that nobody watches. Every rank has an observer; reports are made on rank 0 only, `should_stop` is
-asked on all ranks, at every optimiser step, and the ranks agree on the answer among themselves.
-Calls come from the training thread: an observer that talks to a network must not block in them.
+`anneal_jobs` implements `Observer` with MLflow, progress, storage and signals; `NullObserver` is
+the run that nobody watches. Every rank has an observer; reports are made on rank 0 only,
+`should_stop` is asked on all ranks, at every optimiser step, and the ranks agree on the answer
+among themselves. Calls come from the training thread: an observer that talks to a network must not
+block in them.
 """
 
 from __future__ import annotations

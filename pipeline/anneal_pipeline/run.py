@@ -1,7 +1,7 @@
 """The parts of one run put together, and its stages in order.
 
-`open_run` prepares the data, loads the model and restores a checkpoint; `Run` has one method per stage
-that follows, each returning whether it came to its end before a stop was asked for.
+`open_run` prepares the data, loads the model and restores a checkpoint; `Run` has one method per
+stage that follows, each returning whether it came to its end before a stop was asked for.
 """
 
 from __future__ import annotations
@@ -196,7 +196,9 @@ def open_run(
     state = RunState(facts=facts)
     last_checkpoint = None
     config_hash = config.mathematical_hash()
-    saved = find_checkpoint(checkpoints, ranks=ranks) if config.checkpoint.resume == "Auto" else None
+    saved = (
+        find_checkpoint(checkpoints, ranks=ranks) if config.checkpoint.resume == "Auto" else None
+    )
     if saved is not None:
         check_same_run(saved, config_hash=config_hash, dataset_digest=data.report.digest)
         state = restore(

@@ -1,8 +1,9 @@
 """One run of the pipeline, from files and a config to files and a result.
 
-Writes into `workspace`, which becomes the job's output folder: `config.json`, `data/`, `milestones/`,
-`artifacts/`, `evaluation/`. Checkpoints go to the store. A stage whose inputs' hashes match a finished
-one is not run again, so an attempt that finds the `data/` of an earlier one trains on exactly that.
+Writes into `workspace`, which becomes the job's output folder: `config.json`, `data/`,
+`milestones/`, `artifacts/`, `evaluation/`. Checkpoints go to the store. A stage whose inputs'
+hashes match a finished one is not run again, so an attempt that finds the `data/` of an earlier one
+trains on exactly that.
 """
 
 from __future__ import annotations
@@ -61,10 +62,10 @@ def run_pipeline(
 ) -> PipelineResult:
     """Prepare data, load and adapt the model, train, evaluate, export.
 
-    `dataset_files` None takes the `data/` that an earlier attempt prepared. With `world_size` > 1 the
-    default process group is initialised, all ranks share `workspace`, and each rank's store has a
-    scratch folder of its own. A `UserError` means the job as written cannot succeed; a planned stop
-    returns with `interrupted`.
+    `dataset_files` None takes the `data/` that an earlier attempt prepared. With `world_size` > 1
+    the default process group is initialised, all ranks share `workspace`, and each rank's store has
+    a scratch folder of its own. A `UserError` means the job as written cannot succeed; a planned
+    stop returns with `interrupted`.
     """
     workspace.mkdir(parents=True, exist_ok=True)
     if rank == 0:

@@ -1,7 +1,7 @@
 """The manifest that makes a folder a checkpoint.
 
-A checkpoint exists when its `manifest.json` does: it is written last and deleted first, and lists every
-other file with size and SHA-256. The same form lists the files of an artefact.
+A checkpoint exists when its `manifest.json` does: it is written last and deleted first, and lists
+every other file with size and SHA-256. The same form lists the files of an artefact.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ def parse_manifest(data: bytes) -> Manifest:
         raise CheckpointError(f"manifest is not readable: {error}") from error
     if manifest.schema_version > SCHEMA_VERSION:
         raise CheckpointError(
-            f"manifest has schema {manifest.schema_version}, this trainer reads up to {SCHEMA_VERSION}"
+            f"manifest has schema {manifest.schema_version}, this trainer reads up to "
+            f"{SCHEMA_VERSION}"
         )
     if any(not _is_inside(entry.path) for entry in manifest.files):
         raise CheckpointError("manifest names a file outside its folder")
@@ -118,7 +119,9 @@ def folder_name(step: int, *, attempt: int, writer: str) -> str:
     """The name under which `attempt`, running in the pod `writer`, saves `step`."""
     name = f"step-{step:06d}-a{attempt:02d}-{writer[:8].lower()}"
     if not FOLDER_NAME.match(name):
-        raise CheckpointError(f"{name} is no checkpoint name: the writer must be letters and digits")
+        raise CheckpointError(
+            f"{name} is no checkpoint name: the writer must be letters and digits"
+        )
     return name
 
 

@@ -1,9 +1,9 @@
 """Checkpoints in some place of files: save, newest good one, best, retention.
 
 `BlobFolder` is what a place has to offer (a local folder here, an S3 prefix in `anneal_jobs`);
-everything that decides is in `CheckpointStore`, once. Guarantees: a folder without a valid manifest is
-never taken; a folder is never overwritten; what `best.json` names is never pruned; a checkpoint being
-pruned loses its manifest first, so that a crash leaves no half checkpoint that counts.
+everything that decides is in `CheckpointStore`, once. Guarantees: a folder without a valid manifest
+is never taken; a folder is never overwritten; what `best.json` names is never pruned; a checkpoint
+being pruned loses its manifest first, so that a crash leaves no half checkpoint that counts.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ class SavedCheckpoint:
 class CheckpointStore:
     """The checkpoints of one job, written by one attempt.
 
-    `scratch` is a local folder for verified copies; `on_rejected(name, why)` hears of every checkpoint
-    that was passed over.
+    `scratch` is a local folder for verified copies; `on_rejected(name, why)` hears of every
+    checkpoint that was passed over.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class CheckpointStore:
         return None
 
     def fetch(self, name: str) -> SavedCheckpoint | None:
-        """A verified local copy of one checkpoint; None, and a call of `on_rejected`, if damaged."""
+        """A verified local copy of one checkpoint; if damaged, None and `on_rejected` hears why."""
         target = self._scratch / name
         shutil.rmtree(target, ignore_errors=True)
         try:

@@ -1,7 +1,7 @@
 """Rows out of JSONL files: streamed, with the place of every row.
 
-UTF-8 with or without byte order mark, UTF-16 with one; LF or CRLF; empty lines are passed over. What
-cannot be read as a JSON object is handed on as a problem, so that it is counted and not lost.
+UTF-8 with or without byte order mark, UTF-16 with one; LF or CRLF; empty lines are passed over.
+What cannot be read as a JSON object is handed on as a problem, so that it is counted and not lost.
 """
 
 from __future__ import annotations

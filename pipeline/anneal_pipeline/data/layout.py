@@ -43,6 +43,13 @@ class Layout:
     response: str = "output"
     system: str = "system"
 
+    def fields(self) -> dict[str, str]:
+        """The names in force, by what they mean."""
+        names = {MESSAGES: ("messages", "system")}.get(
+            self.kind, ("instruction", "input", "response", "system")
+        )
+        return {name: str(getattr(self, name)) for name in names}
+
 
 class _RowError(Exception):
     def __init__(self, reason: str, detail: str) -> None:
@@ -64,9 +71,7 @@ def choose_layout(config: DatasetConfig, rows: Sequence[SourceRow]) -> Layout:
     return votes.most_common(1)[0][0]
 
 
-def _layout_of(
-    fields: Mapping[str, Any], *, columns: DatasetColumns, wanted: str
-) -> Layout | None:
+def _layout_of(fields: Mapping[str, Any], *, columns: DatasetColumns, wanted: str) -> Layout | None:
     system = columns.system or "system"
     messages = columns.messages or "messages"
     if wanted in ("auto", MESSAGES) and isinstance(fields.get(messages), list):
@@ -139,7 +144,9 @@ def _text(value: object, *, where: str) -> str:
     """Take a string, or a list of {type: text} parts as some exports have it."""
     if isinstance(value, str):
         return value
-    if isinstance(value, list) and all(isinstance(p, dict) and p.get("type") == "text" for p in value):
+    if isinstance(value, list) and all(
+        isinstance(p, dict) and p.get("type") == "text" for p in value
+    ):
         return "".join(str(part.get("text", "")) for part in value)
     raise _RowError(NOT_TEXT, f"has no text in {where} (got {type(value).__name__})")
 

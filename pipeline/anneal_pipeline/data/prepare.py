@@ -1,7 +1,8 @@
 """The data stage: from files to prepared splits, quarantine and report.
 
-Held-out files are read before the training file, so that a training row that repeats a held-out one is
-left out as a leak. `report.json` is written last: where it is missing, the stage has not been done.
+Held-out files are read before the training file, so that a training row that repeats a held-out one
+is left out as a leak. `report.json` is written last: where it is missing, the stage has not been
+done.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import itertools
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
@@ -102,7 +103,7 @@ def prepare_data(
     if files is None:
         raise UserError(
             DATASET_EMPTY,
-            f"{folder} holds no data prepared for this configuration, and no dataset file was given",
+            f"{folder} holds no data prepared for this configuration, and no file was given",
         )
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -165,8 +166,8 @@ class _Preparation:
                 rows = read_rows(path)
                 head = list(itertools.islice(rows, NUM_ROWS_LOOKED_AT))
                 good = [row for row in head if isinstance(row, SourceRow)]
-                if good and self.layout is None:
-                    self.layout = choose_layout(self.config.dataset, good)
+                if good:
+                    self.known_layout(*good)
                 self._take_all(itertools.chain(head, rows), file_split=split)
         self._report_progress()
 
@@ -185,9 +186,7 @@ class _Preparation:
     def _take(self, row: SourceRow | BadRow, *, file_split: str) -> BadRow | None:
         if isinstance(row, BadRow):
             return row
-        if self.layout is None:
-            self.layout = choose_layout(self.config.dataset, [row])
-        conversation = to_conversation(row, self.layout)
+        conversation = to_conversation(row, self.known_layout(row))
         if isinstance(conversation, BadRow):
             return conversation
         key = conversation.content_key()
@@ -205,6 +204,12 @@ class _Preparation:
         self.seen[key] = split
         self.builders[split].add(conversation, tokens)
         return None
+
+    def known_layout(self, *rows: SourceRow) -> Layout:
+        """The layout of the dataset; the first rows that can be read decide it."""
+        if self.layout is None:
+            self.layout = choose_layout(self.config.dataset, rows)
+        return self.layout
 
     def _side_beside_test(self, key: str) -> str:
         """Rows of a train file that came with a test file but without a validation file."""
@@ -250,8 +255,8 @@ class _Preparation:
             case "fail":
                 raise UserError(
                     ROW_TOO_LONG,
-                    f"Row {place.line} of {place.file} {detail}; raise training.sequenceLength, or set "
-                    "dataset.filters.overlength to drop or truncate",
+                    f"Row {place.line} of {place.file} {detail}; raise training.sequenceLength, or "
+                    "set dataset.filters.overlength to drop or truncate",
                 )
             case "drop":
                 return _bad(conversation, TOO_LONG, detail)
@@ -287,9 +292,9 @@ class _Preparation:
             DUPLICATE: "remove the repetitions or set dataset.filters.deduplicate to off",
         }.get(cause.reason, "set dataset.columns or fix the file")
         return (
-            f"Row {cause.place.line} of {cause.place.file} {cause.detail}; {count} of {self.num_read} "
-            f"rows are like it, and {self.quarantine.total} are dropped in all, more than the share of "
-            f"{limit:g} that dataset.filters.maxDropShare allows; {advice}"
+            f"Row {cause.place.line} of {cause.place.file} {cause.detail}; {count} of "
+            f"{self.num_read} rows are like it, and {self.quarantine.total} are dropped in all, "
+            f"more than the share of {limit:g} that dataset.filters.maxDropShare allows; {advice}"
         )
 
 
@@ -303,16 +308,15 @@ def _bad(conversation: Conversation, reason: str, detail: str) -> BadRow:
 
 
 def _finish(run: _Preparation, *, folder: Path, template: TemplateChoice) -> PreparedData:
-    assert run.layout is not None
+    layout = run.known_layout()
     splits = {name: builder.write(folder / name) for name, builder in run.builders.items()}
     source = run.files.digest()
-    layout = {k: v for k, v in asdict(run.layout).items() if k != "kind"}
     report = DataReport(
         inputs_hash=_inputs_hash(run.config, source=source, template=template.sha256),
         source_digest=source,
         digest=_digest(folder),
-        layout=run.layout.kind,
-        layout_fields=layout,
+        layout=layout.kind,
+        layout_fields=layout.fields(),
         template_origin=template.origin,
         template_sha256=template.sha256,
         num_rows_read=run.num_read,
@@ -339,8 +343,8 @@ def _warnings(run: _Preparation) -> Iterator[str]:
     num_train = len(run.builders[TRAIN])
     if num_train < FEW_ROWS:
         yield (
-            f"Only {num_train} rows to train on; below {FEW_ROWS} the model tends to learn the rows "
-            "by heart: add rows or train fewer epochs"
+            f"Only {num_train} rows to train on; below {FEW_ROWS} the model tends to learn the "
+            "rows by heart: add rows or train fewer epochs"
         )
     if not len(run.builders[VALIDATION]) and not len(run.builders[TEST]):
         yield "No held-out rows: tuned and base cannot be compared; set dataset.split.validation"
@@ -349,4 +353,5 @@ def _warnings(run: _Preparation) -> Iterator[str]:
 def _summary(report: DataReport) -> str:
     sizes = ", ".join(f"{split.num_rows} {name}" for name, split in report.splits.items())
     dropped = ", ".join(f"{count} {reason}" for reason, count in report.dropped.items())
-    return f"Read {report.num_rows_read} rows as {report.layout}: {sizes}; dropped: {dropped or 'none'}"
+    read = f"Read {report.num_rows_read} rows as {report.layout}"
+    return f"{read}: {sizes}; dropped: {dropped or 'none'}"

@@ -18,7 +18,7 @@ class Quarantine:
     counts: Counter[str] = field(default_factory=Counter)
     first: dict[str, BadRow] = field(default_factory=dict)
     """The first row of each reason, for messages."""
-    _file: TextIO | None = None
+    _file: TextIO = field(init=False)
 
     def __enter__(self) -> Self:
         self._file = self.path.open("w", encoding="utf-8")
@@ -30,11 +30,9 @@ class Quarantine:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._file is not None:
-            self._file.close()
+        self._file.close()
 
     def add(self, row: BadRow) -> None:
-        assert self._file is not None
         self.counts[row.reason] += 1
         self.first.setdefault(row.reason, row)
         entry = {

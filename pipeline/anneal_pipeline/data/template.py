@@ -1,21 +1,21 @@
 """Chat templates: the model's own, and where each assistant turn lies in the rendered text.
 
 The spans come from rendering, not from hand-written generation tags: the text of the first n turns
-(with the generation prompt) must be a prefix of the whole, and so must the text of n + 1 turns; what
-lies between is what the assistant wrote, with its end-of-turn. A template for which that does not hold
-is refused, because its training text would differ from what is served.
+(with the generation prompt) must be a prefix of the whole, and so must the text of n + 1 turns;
+what lies between is what the assistant wrote, with its end-of-turn. A template for which that does
+not hold is refused, because its training text would differ from what is served.
 """
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any
 
 from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from anneal_pipeline.data.conversation import ASSISTANT, Conversation
+from anneal_pipeline.data.jsonl import Place
 from anneal_pipeline.errors import TEMPLATE_UNSUPPORTED, PipelineError, UserError
 
 PLAIN_TEMPLATE = (
@@ -104,8 +104,10 @@ def render(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> Re
             continue
         before = render_prompt(tokenizer, messages[:index])
         after = render_prompt(tokenizer, messages[: index + 1], for_answer=False)
-        _require_prefix(before, text, what="the generation prompt", turn=index, place=conversation)
-        _require_prefix(after, text, what="the turns", turn=index, place=conversation)
+        _require_prefix(
+            before, text, what="the generation prompt", turn=index, place=conversation.place
+        )
+        _require_prefix(after, text, what="the turns", turn=index, place=conversation.place)
         if turn.content.strip() not in text[len(before) : len(after)]:
             raise TemplateRefusedRowError(
                 f"loses text of its message {index + 1} in the chat template"
@@ -114,15 +116,15 @@ def render(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> Re
     return Rendered(text=text, spans=tuple(spans))
 
 
-def _require_prefix(part: str, whole: str, *, what: str, turn: int, place: Any) -> None:
+def _require_prefix(part: str, whole: str, *, what: str, turn: int, place: Place) -> None:
     if whole.startswith(part):
         return
     at = next((i for i, (a, b) in enumerate(zip(part, whole, strict=False)) if a != b), len(whole))
     raise UserError(
         TEMPLATE_UNSUPPORTED,
-        f"The chat template changes earlier text when a conversation goes on: {what} before or with "
-        f"message {turn + 1} of row {place.place.line} of {place.place.file} is {part[at : at + 40]!r} "
-        f"at character {at}, but {whole[at : at + 40]!r} in the whole; the model would be trained on "
-        "other text than it is served with. Use a model whose template keeps earlier turns, or rows "
-        "of one question and one answer",
+        f"The chat template changes earlier text when a conversation goes on: {what} at message "
+        f"{turn + 1} of row {place.line} of {place.file} reads {part[at : at + 40]!r} at character "
+        f"{at}, but {whole[at : at + 40]!r} in the whole; the model would be trained on other text "
+        "than it is served with. Use a model whose template keeps earlier turns, or rows of one "
+        "question and one answer",
     )

@@ -48,8 +48,8 @@ class Tokenisation:
         if not tokenizer.is_fast:
             raise UserError(
                 MODEL_UNSUPPORTED,
-                f"The tokenizer {type(tokenizer).__name__} gives no character offsets, which the loss "
-                "mask needs; use a model that has a tokenizer.json",
+                f"The tokenizer {type(tokenizer).__name__} gives no character offsets, which the "
+                "loss mask needs; use a model that has a tokenizer.json",
             )
         self._tokenizer = tokenizer
         self._special = frozenset(tokenizer.all_special_ids)
@@ -84,8 +84,8 @@ class Tokenisation:
         raise UserError(
             TEMPLATE_UNSUPPORTED,
             f"The chat template ends the answer of row {conversation.place.line} of "
-            f"{conversation.place.file} without a token that stops generation; the tuned model would "
-            "never stop. Use a model whose template ends assistant turns with a special token",
+            f"{conversation.place.file} without a token that stops generation; the tuned model "
+            "would never stop. Use a model whose template ends its answers with a special token",
         )
 
 

@@ -90,8 +90,6 @@ def answer(
     return [_text(tokenizer, row, stop_ids=stop_ids) for row in output[:, length:].tolist()]
 
 
-def _text(
-    tokenizer: PreTrainedTokenizerBase, ids: list[int], *, stop_ids: Sequence[int]
-) -> str:
+def _text(tokenizer: PreTrainedTokenizerBase, ids: list[int], *, stop_ids: Sequence[int]) -> str:
     end = next((i for i, token in enumerate(ids) if token in stop_ids), len(ids))
     return str(tokenizer.decode(ids[:end], skip_special_tokens=True)).strip()

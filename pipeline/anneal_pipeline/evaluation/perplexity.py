@@ -1,4 +1,4 @@
-"""Perplexity of a model over a split: sums over tokens, so that batch size and padding do not count."""
+"""Perplexity over a split: sums over tokens, so that batch size and padding do not count."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from anneal_pipeline.training.ranks import Ranks
 
 PERPLEXITY = "perplexity"
 RESPONSE_PERPLEXITY = "responsePerplexity"
-TOKEN_ACCURACY = "tokenAccuracy"
+TOKEN_ACCURACY = "tokenAccuracy"  # noqa: S105  # tokens of text, no secret
 LOSS = "loss"
 
 MAX_EXPONENT = 700.0

@@ -44,14 +44,16 @@ def write_adapter(
     broken = [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]
     if broken:
         raise ExportError(
-            f"{len(broken)} of {len(weights)} adapter tensors hold NaN or infinity, first {broken[0]}; "
-            "nothing is exported"
+            f"{len(broken)} of {len(weights)} adapter tensors hold NaN or infinity, first "
+            f"{broken[0]}; nothing is exported"
         )
     save_file(weights, folder / WEIGHTS_NAME, metadata={"format": "pt"})
     _write_config(folder, model=model, base=base)
     tokenizer.save_pretrained(folder)
     (folder / GENERATION_NAME).write_text(
-        json.dumps({"eos_token_id": list(stop_ids), "pad_token_id": tokenizer.pad_token_id}, indent=2)
+        json.dumps(
+            {"eos_token_id": list(stop_ids), "pad_token_id": tokenizer.pad_token_id}, indent=2
+        )
         + "\n"
     )
 
@@ -75,7 +77,7 @@ def _write_config(folder: Path, *, model: PeftModel, base: ModelConfig) -> None:
 
 
 def verify_adapter(folder: Path, *, model: PeftModel, ids: torch.Tensor) -> None:
-    """Load the folder as a second adapter: its logits for `ids` must be those of the trained one."""
+    """Load the folder as a second adapter: it must give the logits of the trained one."""
     was_training = model.training
     model.eval()
     with torch.no_grad():
@@ -95,7 +97,7 @@ def verify_adapter(folder: Path, *, model: PeftModel, ids: torch.Tensor) -> None
 
 
 def write_artifact_manifest(folder: Path) -> str:
-    """List every file of `artifacts/` with its SHA-256; return the SHA-256 of that list, in hex."""
+    """List every file of `artifacts/` with its SHA-256; return that of the list, in hex."""
     entries = [vars(entry) for entry in list_entries(folder)]
     data = json.dumps({"files": entries}, indent=2, sort_keys=True).encode() + b"\n"
     (folder / MANIFEST_NAME).write_bytes(data)

@@ -21,7 +21,7 @@ def add_adapters(model: PreTrainedModel, config: LoraConfig, *, seed: int) -> Pe
     peft_config = PeftLoraConfig(
         task_type="CAUSAL_LM",
         r=config.rank,
-        lora_alpha=config.alpha,  # type: ignore[arg-type]  # PEFT divides it; floats work
+        lora_alpha=config.alpha,
         lora_dropout=config.dropout,
         target_modules=targets,
         rank_pattern=dict(config.rank_pattern),
@@ -31,9 +31,7 @@ def add_adapters(model: PreTrainedModel, config: LoraConfig, *, seed: int) -> Pe
         modules_to_save=list(config.modules_to_save) or None,
     )
     torch.manual_seed(seed)
-    tuned = get_peft_model(model, peft_config, autocast_adapter_dtype=True)
-    assert isinstance(tuned, PeftModel)
-    return tuned
+    return get_peft_model(model, peft_config, autocast_adapter_dtype=True)
 
 
 def linear_names(model: PreTrainedModel) -> list[str]:
@@ -64,8 +62,8 @@ def _nothing_matches(pattern: str, names: Sequence[str]) -> str:
     kinds = Counter(name.rsplit(".", 1)[-1] for name in names)
     existing = ", ".join(f"{kind} ({count})" for kind, count in sorted(kinds.items()))
     return (
-        f"tuning.lora.targetModules names {pattern}, which matches no linear layer of the model; it "
-        f"has {existing}; name one of these or use all-linear"
+        f"tuning.lora.targetModules names {pattern}, which matches no linear layer of the model; "
+        f"it has {existing}; name one of these or use all-linear"
     )
 
 

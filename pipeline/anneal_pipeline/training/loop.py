@@ -1,7 +1,8 @@
 """The training loop: from wherever the run stands to its last step, or to a planned stop.
 
-At every step boundary, in this order: evaluate if due, save if due, end or stop if asked, take a step.
-What has been done at a boundary is in the state, so a run that resumes there does only the rest.
+At every step boundary, in this order: evaluate if due, save if due, end or stop if asked, take a
+step. What has been done at a boundary is in the state, so a run that resumes there does only the
+rest.
 """
 
 from __future__ import annotations
@@ -101,7 +102,9 @@ class Trainer:
             total_steps=self.plan.total_steps,
             warmup_steps=self.plan.warmup_steps,
         )
-        outcome = self.optimizer.step(self.path, self._own_batches(step), learning_rate=rate, step=step)
+        outcome = self.optimizer.step(
+            self.path, self._own_batches(step), learning_rate=rate, step=step
+        )
         self.state.step = step + 1
         self.state.num_trained_tokens += outcome.num_trained_tokens
         self.state.losses.append((self.state.step, outcome.loss))

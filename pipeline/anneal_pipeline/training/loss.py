@@ -1,8 +1,9 @@
 """Sums of token losses, with logits computed for the trained positions only.
 
-The output head of a small model is a third of its work and its logits the largest tensor of all; most
-positions are prompt or padding and need none. Models whose head is not a plain matrix product on the
-last hidden state (soft-capping, scaling) are found out by a probe and take the whole-logits path.
+The output head of a small model is a third of its work and its logits the largest tensor of all;
+most positions are prompt or padding and need none. Models whose head is not a plain matrix product
+on the last hidden state (soft-capping, scaling) are found out by a probe and take the whole-logits
+path.
 """
 
 from __future__ import annotations

@@ -47,9 +47,7 @@ class AdapterOptimizer:
             weight_decay=config.weight_decay,
             fused=True,
         )
-        self.scaler = torch.amp.GradScaler(
-            ranks.device.type, enabled=compute == torch.float16
-        )
+        self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=compute == torch.float16)
 
     def step(
         self, path: LogitsPath, batches: Sequence[Batch], *, learning_rate: float, step: int
@@ -60,7 +58,7 @@ class AdapterOptimizer:
         own_loss = 0.0
         for batch in batches:
             losses = sum_of_losses(path(batch.to(self._ranks.device)))
-            self.scaler.scale(losses / num_trained).backward()
+            self.scaler.scale(losses / num_trained).backward()  # type: ignore[no-untyped-call]
             own_loss += float(losses.detach())
         loss = self._ranks.sum([own_loss])[0] / num_trained
         self._ranks.sum_gradients(self._parameters)
@@ -81,8 +79,8 @@ class AdapterOptimizer:
         if not _is_finite(loss) or not (_is_finite(grad_norm) or overflow_is_expected):
             raise TrainingFailedError(
                 NON_FINITE_LOSS,
-                f"Loss is {loss} and gradient norm {grad_norm} at step {step + 1} with learning rate "
-                f"{learning_rate:g}; lower training.learningRate, or look for damaged rows in the data",
+                f"Loss is {loss} and gradient norm {grad_norm} at step {step + 1} with learning "
+                f"rate {learning_rate:g}; lower training.learningRate, or look for damaged rows",
             )
         for group in self.adamw.param_groups:
             group["lr"] = learning_rate

@@ -1,7 +1,7 @@
 """Random numbers that depend on seed, rank and step, and on nothing that came before.
 
-Seeding every step makes a resumed run draw what the uninterrupted one drew, without generator states
-in the checkpoint, and keeps an evaluation in between from changing the training.
+Seeding every step makes a resumed run draw what the uninterrupted one drew, without generator
+states in the checkpoint, and keeps an evaluation in between from changing the training.
 """
 
 from __future__ import annotations
@@ -18,5 +18,5 @@ def seed_step(seed: int, *, rank: int, step: int) -> None:
     """Seed Python, NumPy, PyTorch and CUDA for one optimiser step of one rank."""
     value = seed_of(seed, "step", rank, step)
     random.seed(value)
-    numpy.random.seed(value % 2**32)  # noqa: NPY002  # libraries draw from the global generator
+    numpy.random.seed(value % 2**32)  # libraries draw from the global generator
     torch.manual_seed(value)

@@ -30,7 +30,7 @@ class Ranks:
         summed: list[float] = tensor.tolist()
         return summed
 
-    def any(self, flag: bool) -> bool:  # noqa: FBT001  # one value, its meaning is the caller's
+    def any(self, flag: bool) -> bool:  # one value, its meaning is the caller's
         return self.sum([float(flag)])[0] > 0
 
     def sum_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
@@ -40,7 +40,9 @@ class Ranks:
         grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
         flat = torch.cat([grad.flatten() for grad in grads])
         torch.distributed.all_reduce(flat)
-        for parameter, part in zip(parameters, flat.split([g.numel() for g in grads]), strict=True):
+        for parameter, part in zip(
+            parameters, torch.split(flat, [g.numel() for g in grads]), strict=True
+        ):
             parameter.grad = part.view_as(parameter)
 
     def barrier(self) -> None:

@@ -1,7 +1,7 @@
 """The learning rate of each step: a pure function, so that resuming needs no scheduler state.
 
-The shapes are those of `transformers.get_scheduler`, which a test holds them to; the warm-up begins at
-one part and not at nothing, so that no step is without effect.
+The shapes are those of `transformers.get_scheduler`, which a test holds them to; the warm-up begins
+at one part and not at nothing, so that no step is without effect.
 """
 
 from __future__ import annotations

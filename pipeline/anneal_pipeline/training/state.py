@@ -1,8 +1,8 @@
 """Where a run stands, and its files in a checkpoint.
 
-The learning rate, the rows of a step and the random numbers of a step are functions of the step number
-(`schedule`, `batches`, `randomness`), so that the step, the adapters and the optimizer are all there is
-to restore. Tensors are safetensors, the rest JSON; nothing is pickled.
+The learning rate, the rows of a step and the random numbers of a step are functions of the step
+number (`schedule`, `batches`, `randomness`), so that the step, the adapters and the optimizer are
+all there is to restore. Tensors are safetensors, the rest JSON; nothing is pickled.
 """
 
 from __future__ import annotations

@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
 from anneal_pipeline.config.pipeline import PipelineConfig
 from anneal_pipeline.observer import (
     CheckpointReport,
@@ -17,8 +20,6 @@ from anneal_pipeline.observer import (
     NullObserver,
     StepReport,
 )
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 SPECIAL_TOKENS = ["<pad>", "<bos>", "<|im_start|>", "<|im_end|>"]
 CHATML = (
