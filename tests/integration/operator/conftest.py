@@ -39,7 +39,8 @@ from anneal_operator.resources import (
 )
 
 NAMESPACES = Resource("", "v1", "namespaces", "Namespace", namespaced=False)
-DEADLINE_SECONDS = 60.0
+DEADLINE_SECONDS = 120.0
+"""Generous: the machine may be busy with other things."""
 POLL_SECONDS = 0.1
 _numbers = itertools.count(1)
 
