@@ -34,6 +34,8 @@ def build_images(names: Iterable[str], *, places: Places) -> dict[str, str]:
         else:
             with take_turn(places.images / ".lock"):
                 if not one.archive(places.images).exists():
+                    # An interrupted build leaves its working container, gigabytes of it.
+                    _buildah("rm", "--all", places=places)
                     _make(one, places=places)
     references = {name: one.reference for name, one in made.items()}
     record_references(references, places=places)
