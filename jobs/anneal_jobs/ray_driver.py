@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import tempfile
 import threading
 from collections.abc import Callable
@@ -19,7 +20,10 @@ import ray.train
 import ray.train.torch
 
 from anneal_jobs.attempt import Attempt
-from anneal_jobs.worker import settings_of, train_worker
+from anneal_jobs.follow import LogFollower
+from anneal_jobs.logs import tail_of
+from anneal_jobs.quiet import quiet_libraries
+from anneal_jobs.worker import LOGS_NAME, settings_of, train_worker
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +34,9 @@ _ENVIRONMENT = {
     "RAY_DEDUP_LOGS": "0",
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Its monitor kills the trainer at 95 % of the pod's memory; the kernel and the operator know
+    # better (reason OutOfMemory).
+    "RAY_memory_monitor_refresh_ms": "0",
 }
 
 
@@ -40,23 +47,38 @@ class Resources:
     use_gpu: bool
 
 
-def start_ray(resources: Resources) -> None:
-    """Start Ray; replaces the SIGTERM handler of this process."""
+def start_ray(resources: Resources) -> Path:
+    """Start Ray and return its folder; replaces the SIGTERM handler of this process."""
+    quiet_libraries()
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     # Ray would set one thread per rank; the same number in every attempt keeps resumes exact.
     threads = max(1, resources.num_cpus // resources.num_ranks)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    # Unix socket paths are short: not below a deep scratch folder.
+    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
     ray.init(
         address="local",
         num_cpus=max(resources.num_cpus, resources.num_ranks),
         include_dashboard=False,
         object_store_memory=_OBJECT_STORE_BYTES,
-        # Unix socket paths are short: not below a deep scratch folder.
-        _temp_dir=tempfile.mkdtemp(prefix="ray-", dir="/tmp"),  # sockets live there
+        _temp_dir=folder,
         logging_level=logging.WARNING,
-        log_to_driver=True,
+        log_to_driver=False,
     )
+    return Path(folder)
+
+
+def stop_ray(ray_folder: Path) -> None:
+    ray.shutdown()
+    shutil.rmtree(ray_folder, ignore_errors=True)
+
+
+def keep_worker_output(ray_folder: Path, logs: Path) -> None:
+    """Put beside our logs what the workers' processes printed, for the one that died silently."""
+    for path in ray_folder.glob("session_latest/logs/worker-*.err"):
+        if path.stat().st_size:
+            (logs / f"ray-{path.stem[-20:]}.log").write_bytes(tail_of(path))
 
 
 def train(
@@ -89,9 +111,12 @@ def train(
             errors.append(error)
 
     thread = threading.Thread(target=fit, name="ray-train", daemon=True)
+    follower = LogFollower(attempt.folders.scratch / LOGS_NAME / "rank-0.log")
+    follower.start()
     thread.start()
     while thread.is_alive() and not is_given_up():
         thread.join(timeout=_POLL_SECONDS)
+    follower.close()
     return errors[0] if errors else None
 
 

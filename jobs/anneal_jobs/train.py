@@ -27,7 +27,7 @@ from anneal_jobs.outcome import (
     write_termination_log,
 )
 from anneal_jobs.progress import ProgressServer, send_outcome
-from anneal_jobs.ray_driver import Resources, start_ray, train
+from anneal_jobs.ray_driver import Resources, keep_worker_output, start_ray, stop_ray, train
 from anneal_jobs.stop import StopRequest
 from anneal_jobs.storage.outputs import LOGS_NAME
 from anneal_jobs.storage.places import open_folder
@@ -81,11 +81,20 @@ def run(arguments: Arguments, environment: Mapping[str, str]) -> int:
     stop = StopRequest(
         attempt.folders.stop_file, grace_seconds=config.pipeline.checkpoint.grace_seconds
     )
-    outcome = run_ranks(attempt, stop)
+    stop.install()
+    resources = Resources(
+        num_ranks=config.compute.ranks_per_worker,
+        num_cpus=count_cpus(),
+        use_gpu=config.compute.gpus_per_worker > 0,
+    )
+    ray_folder = start_ray(resources)
+    stop.install()
+    outcome = run_ranks(attempt, resources, stop, ray_folder=ray_folder)
     log.info("outcome %s %s: %s", outcome.outcome_class, outcome.reason, outcome.message)
     seconds = min(_TELL_SECONDS, stop.remaining_seconds - _LOG_SHARE_SECONDS)
     tell(outcome, number=number, termination_log=arguments.termination_log, seconds=seconds)
     keep_logs(attempt, outcome)
+    stop_ray(ray_folder)
     return int(outcome.outcome_class.exit_code)
 
 
@@ -99,22 +108,16 @@ def read_config(path: Path) -> RunConfig:
         ) from error
 
 
-def run_ranks(attempt: Attempt, stop: StopRequest) -> Outcome:
-    """Start Ray, train, and find out how it ended."""
+def run_ranks(
+    attempt: Attempt, resources: Resources, stop: StopRequest, *, ray_folder: Path
+) -> Outcome:
+    """Train on all ranks, and find out how it ended."""
     outcomes = attempt.folders.scratch / OUTCOMES_NAME
     outcomes.mkdir(parents=True, exist_ok=True)
-    stop.install()
-    compute = attempt.config.compute
-    resources = Resources(
-        num_ranks=compute.ranks_per_worker,
-        num_cpus=count_cpus(),
-        use_gpu=compute.gpus_per_worker > 0,
-    )
-    start_ray(resources)
-    stop.install()
     error = train(attempt, resources, is_given_up=lambda: stop.is_overdue)
     if outcome := find_outcome(outcomes):
         return outcome
+    keep_worker_output(ray_folder, attempt.folders.scratch / LOCAL_LOGS_NAME)
     if stop.is_overdue:
         return Outcome(
             outcome_class=OutcomeClass.INFRASTRUCTURE,

@@ -46,7 +46,8 @@ def train_worker(settings: dict[str, Any]) -> None:
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     attempt = attempt_of(settings)
-    log_to(attempt.folders.scratch / LOGS_NAME / f"rank-{rank}.log", with_console=True)
+    log_to(attempt.folders.scratch / LOGS_NAME / f"rank-{rank}.log", with_console=False)
+    logging.captureWarnings(capture=True)
     outcome_path = attempt.folders.scratch / OUTCOMES_NAME / f"rank-{rank}.json"
     state = RunState()
     try:

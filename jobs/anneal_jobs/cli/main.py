@@ -62,7 +62,7 @@ def run(
     """Run a FineTuneJob here, without a cluster. Ctrl-C saves a checkpoint; run again to go on."""
     job = _read(file, assignments)
     # torch, transformers and MLflow take seconds to import: only where they are needed.
-    from anneal_jobs.cli.quiet import quiet_libraries
+    from anneal_jobs.quiet import quiet_libraries
 
     quiet_libraries()
     from anneal_jobs.cli.run import LocalOptions, run_job
@@ -97,7 +97,7 @@ def import_model(
     s3_endpoint: Annotated[str | None, typer.Option(help="URL of the S3 server.")] = None,
 ) -> None:
     """Turn a GGUF file into a safetensors folder that can be tuned."""
-    from anneal_jobs.cli.quiet import quiet_libraries
+    from anneal_jobs.quiet import quiet_libraries
 
     quiet_libraries()
     from anneal_jobs.cli.model_import import import_to

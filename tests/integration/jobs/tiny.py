@@ -7,9 +7,10 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-WORDS = (
-    ["what", "is", "the", "colour", "of", "grass", "sky", "snow", "coal", "blood", "sun", "green", "blue", "white", "black", "red", "yellow"]
-)
+WORDS = [
+    *("what", "is", "the", "colour", "of", "grass", "sky", "snow", "coal", "blood", "sun"),
+    *("green", "blue", "white", "black", "red", "yellow"),
+]
 SPECIAL = ["<pad>", "<unk>", "<|im_start|>", "<|im_end|>", "user", "assistant", "system", "\n"]
 FACTS = {
     "grass": "green",

@@ -1,4 +1,4 @@
-"""Keeping notices and progress bars of libraries out of the terminal."""
+"""Keeping notices and progress bars of libraries out of terminals and logs."""
 
 from __future__ import annotations
 
