@@ -43,3 +43,11 @@ def test_every_server_binds_the_node_address_only(places: Places) -> None:
     addresses += [proxy[key].split(":")[0] for key in ("healthzBindAddress", "metricsBindAddress")]
     assert set(addresses) == {"198.18.0.1"}
     assert "bind 198.18.0.1" in node.dns_config(places).read_text()
+
+
+def test_the_same_configuration_is_not_written_again(places: Places) -> None:
+    path = node.proxy_config(places)
+    before = path.stat()
+    node.write_configs(pause_image="localhost/pause:2", places=places)
+    assert path.stat() == before
+    assert "localhost/pause:2" in node.containerd_config(places).read_text()
