@@ -18,6 +18,8 @@ STAGE_DATA = "data"
 STAGE_MODEL = "model"
 STAGE_BASELINE = "baseline"
 STAGE_TRAINING = "training"
+STAGE_TRAINING_EVALUATION = "training-evaluation"
+"""An evaluation between training steps; the training stage goes on after it."""
 STAGE_EVALUATION = "evaluation"
 STAGE_EXPORT = "export"
 STAGES = (
@@ -28,7 +30,7 @@ STAGES = (
     STAGE_EVALUATION,
     STAGE_EXPORT,
 )
-"""In the order they run."""
+"""In the order they run; `STAGE_TRAINING_EVALUATION` comes and goes within training."""
 
 EVENT_WARNING = "warning"
 EVENT_RESUMED = "resumed"

@@ -21,7 +21,9 @@ from anneal_pipeline.checkpoint.store import CheckpointStore
 from anneal_pipeline.config.pipeline import PipelineConfig
 from anneal_pipeline.data.files import DatasetFiles
 from anneal_pipeline.observer import Observer
+from anneal_pipeline.opening import Inputs
 from anneal_pipeline.run import Run, open_run
+from anneal_pipeline.training.ranks import Ranks
 
 __all__ = ["DatasetFiles", "PipelineResult", "run_pipeline"]
 
@@ -71,20 +73,18 @@ def run_pipeline(
     if rank == 0:
         _write_config(config, workspace=workspace, observer=observer)
     with tempfile.TemporaryDirectory(dir=workspace, prefix=".scratch-") as scratch:
-        run = open_run(
-            config,
+        inputs = Inputs(
+            config=config,
             workspace=workspace,
             scratch=Path(scratch),
             model_dir=model_dir,
             dataset_files=dataset_files,
             checkpoints=checkpoints,
             observer=observer,
-            device=device,
-            rank=rank,
-            world_size=world_size,
+            ranks=Ranks(rank=rank, world_size=world_size, device=device),
             clock=clock,
         )
-        return _go_through(run, clock=clock)
+        return _go_through(open_run(inputs), clock=clock)
 
 
 def _write_config(config: PipelineConfig, *, workspace: Path, observer: Observer) -> None:
@@ -94,8 +94,9 @@ def _write_config(config: PipelineConfig, *, workspace: Path, observer: Observer
 
 
 def _go_through(run: Run, *, clock: Callable[[], float]) -> PipelineResult:
+    finished = run.measure_base()
     began = clock()
-    finished = run.measure_base() and run.train()
+    finished = finished and run.train()
     train_seconds = clock() - began
     adapter_dir = artefact_digest = None
     if finished and run.compare():
@@ -104,11 +105,11 @@ def _go_through(run: Run, *, clock: Callable[[], float]) -> PipelineResult:
     return PipelineResult(
         interrupted=not complete,
         step=run.state.step,
-        total_steps=run.plan.total_steps,
+        total_steps=run.opened.plan.total_steps,
         checkpoint=run.trainer.last_checkpoint,
         train_seconds=train_seconds,
-        dataset_digest=run.data.report.digest,
-        config_hash=run.config.mathematical_hash(),
+        dataset_digest=run.opened.data.report.digest,
+        config_hash=run.inputs.config.mathematical_hash(),
         base_metrics=run.comparison.metrics("base", state=run.state) if complete else {},
         tuned_metrics=run.comparison.metrics("tuned", state=run.state) if complete else {},
         adapter_dir=adapter_dir,

@@ -32,7 +32,7 @@ class Comparison:
     observer: Observer
     clock: Callable[[], float]
 
-    def measure(self, subject: str, *, state: RunState) -> bool:
+    def measure(self, subject: str, *, state: RunState, stage: str) -> bool:
         """Measure base or tuned on the held-out split, unless done; False if asked to stop."""
         split = self.data.held_out
         step = 0 if subject == BASE else state.step
@@ -41,9 +41,9 @@ class Comparison:
         began = self.clock()
         if subject == BASE:
             with self.evaluator.model.disable_adapter():
-                measured = self.evaluator.measure(self.data.splits[split])
+                measured = self.evaluator.measure(self.data.splits[split], stage=stage)
         else:
-            measured = self.evaluator.measure(self.data.splits[split])
+            measured = self.evaluator.measure(self.data.splits[split], stage=stage)
         if measured is None:
             return False
         done = Evaluated(step=step, subject=subject, split=split, metrics=measured.metrics)

@@ -42,26 +42,26 @@ class Evaluator:
     batch_size: int
     wanted: Sequence[str]
     should_stop: Callable[[], bool]
-    on_progress: Callable[[int, int], None]
-    """Called with (batches done, batches in all)."""
+    on_progress: Callable[[str, int, int], None]
+    """Called with (stage, batches done, batches in all)."""
 
-    def measure(self, split: PreparedSplit) -> SplitMetrics | None:
-        """Metrics over a split; None if asked to stop on the way."""
+    def measure(self, split: PreparedSplit, *, stage: str) -> SplitMetrics | None:
+        """Metrics over a split, for `stage`; None if asked to stop on the way."""
         was_training = self.model.training
         self.model.eval()
         try:
             with torch.no_grad():
-                response = self._sums(split, train_all=False)
+                response = self._sums(split, stage=stage, train_all=False)
                 whole = None
                 if response is not None and PERPLEXITY in self.wanted:
-                    whole = self._sums(split, train_all=True)
+                    whole = self._sums(split, stage=stage, train_all=True)
         finally:
             self.model.train(was_training)
         if response is None or (whole is None and PERPLEXITY in self.wanted):
             return None
         return self._metrics(response, whole, num_rows=len(split))
 
-    def _sums(self, split: PreparedSplit, *, train_all: bool) -> list[float] | None:
+    def _sums(self, split: PreparedSplit, *, stage: str, train_all: bool) -> list[float] | None:
         """(loss, correct, tokens) over all ranks."""
         lengths = split.lengths()
         order = sorted(range(len(split)), key=lambda row: -lengths[row])
@@ -76,7 +76,7 @@ class Evaluator:
                 batch = collate(split, rows, pad_id=self.pad_id, train_all=train_all)
                 for index, value in enumerate(self._batch_sums(batch)):
                     sums[index] += value
-            self.on_progress(min(first + self.ranks.world_size, len(groups)), len(groups))
+            self.on_progress(stage, min(first + self.ranks.world_size, len(groups)), len(groups))
         return self.ranks.sum(sums)
 
     def _batch_sums(self, batch: Batch) -> tuple[float, float, float]:

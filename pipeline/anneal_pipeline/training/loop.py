@@ -25,6 +25,7 @@ from anneal_pipeline.model.adapters import trainable_parameters
 from anneal_pipeline.model.loading import TunedModel
 from anneal_pipeline.observer import (
     STAGE_TRAINING,
+    STAGE_TRAINING_EVALUATION,
     CheckpointReport,
     EvaluationReport,
     Observer,
@@ -158,7 +159,7 @@ class Trainer:
             return True
         name, split = watched
         began = self.clock()
-        measured = self.evaluator.measure(split)
+        measured = self.evaluator.measure(split, stage=STAGE_TRAINING_EVALUATION)
         if measured is None:
             return False
         self.state.evaluated_step = step

@@ -1,0 +1,194 @@
+"""How a run begins: data prepared, model loaded, and the newest checkpoint taken up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+from anneal_pipeline.checkpoint.manifest import CheckpointInfo
+from anneal_pipeline.checkpoint.store import CheckpointStore
+from anneal_pipeline.config.pipeline import PipelineConfig
+from anneal_pipeline.config.steps import StepPlan, plan_steps
+from anneal_pipeline.data.files import DatasetFiles
+from anneal_pipeline.data.prepare import PreparedData, prepare_data
+from anneal_pipeline.data.tokens import stop_token_ids
+from anneal_pipeline.evaluation.perplexity import Evaluator
+from anneal_pipeline.model.adapters import trainable_parameters
+from anneal_pipeline.model.folder import check_model_folder, model_digest
+from anneal_pipeline.model.loading import TunedModel, load_tokenizer, load_tuned_model
+from anneal_pipeline.observer import EVENT_MODEL_READY, STAGE_MODEL, Observer
+from anneal_pipeline.training.loss import LogitsPath
+from anneal_pipeline.training.optimizer import AdapterOptimizer
+from anneal_pipeline.training.ranks import Ranks
+from anneal_pipeline.training.resume import (
+    check_same_run,
+    find_checkpoint,
+    library_versions,
+    restore,
+    run_facts,
+)
+from anneal_pipeline.training.state import RunState
+
+EVALUATION_BATCH = 16
+"""Rows per forward pass of an evaluation, at most; without gradients they need little memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What `run_pipeline` was given."""
+
+    config: PipelineConfig
+    workspace: Path
+    scratch: Path
+    """A local folder of this rank that is gone after the run."""
+    model_dir: Path
+    dataset_files: DatasetFiles | None
+    checkpoints: CheckpointStore
+    observer: Observer
+    ranks: Ranks
+    clock: Callable[[], float]
+
+
+@dataclass(kw_only=True)
+class Opened:
+    """Everything a run computes with, standing where the run stands."""
+
+    inputs: Inputs
+    plan: StepPlan
+    data: PreparedData
+    tokenizer: PreTrainedTokenizerBase
+    tuned: TunedModel
+    path: LogitsPath
+    evaluator: Evaluator
+    optimizer: AdapterOptimizer
+    state: RunState
+    resumed_from: str | None = None
+
+    def checkpoint_info(self, state: RunState) -> CheckpointInfo:
+        return CheckpointInfo(
+            step=state.step,
+            config_hash=self.inputs.config.mathematical_hash(),
+            dataset_digest=self.data.report.digest,
+            libraries=library_versions(),
+            metrics={"loss": state.losses[-1][1]} if state.losses else {},
+        )
+
+
+def open_inputs(inputs: Inputs) -> Opened:
+    """Check and prepare everything; what is wrong with the job shows here, before any training."""
+    check_model_folder(inputs.model_dir, uri=inputs.config.model.uri)
+    tokenizer = load_tokenizer(inputs.model_dir)
+    data = _prepare(inputs, tokenizer)
+    world_size = inputs.ranks.world_size
+    plan = plan_steps(inputs.config, num_train_rows=len(data.train), world_size=world_size)
+    tuned = _load_model(inputs)
+    path = LogitsPath(tuned.model)
+    facts = run_facts(
+        world_size=world_size,
+        micro_batch_size=plan.micro_batch_size,
+        base_digest=model_digest(inputs.model_dir),
+    )
+    opened = Opened(
+        inputs=inputs,
+        plan=plan,
+        data=data,
+        tokenizer=tokenizer,
+        tuned=tuned,
+        path=path,
+        evaluator=_evaluator(inputs, tuned=tuned, path=path, tokenizer=tokenizer),
+        optimizer=AdapterOptimizer(
+            inputs.config.training,
+            parameters=trainable_parameters(tuned.model),
+            compute=tuned.compute,
+            ranks=inputs.ranks,
+        ),
+        state=RunState(facts=facts),
+    )
+    if inputs.config.checkpoint.resume == "Auto":
+        _take_up(opened)
+    return opened
+
+
+def _take_up(opened: Opened) -> None:
+    """Go on from the newest good checkpoint, if there is one."""
+    inputs = opened.inputs
+    saved = find_checkpoint(inputs.checkpoints, ranks=inputs.ranks)
+    if saved is None:
+        return
+    check_same_run(
+        saved,
+        config_hash=inputs.config.mathematical_hash(),
+        dataset_digest=opened.data.report.digest,
+    )
+    opened.state = restore(
+        saved,
+        parameters=trainable_parameters(opened.tuned.model),
+        optimizer=opened.optimizer,
+        facts=opened.state.facts,
+        observer=inputs.observer,
+    )
+    opened.resumed_from = saved.manifest.name
+
+
+def _evaluator(
+    inputs: Inputs, *, tuned: TunedModel, path: LogitsPath, tokenizer: PreTrainedTokenizerBase
+) -> Evaluator:
+    def report(stage: str, done: int, total: int) -> None:
+        if inputs.ranks.is_first:
+            inputs.observer.on_stage(stage, done=done, total=total, unit="batches")
+
+    return Evaluator(
+        model=tuned.model,
+        path=path,
+        ranks=inputs.ranks,
+        pad_id=int(tokenizer.pad_token_id),
+        batch_size=EVALUATION_BATCH,
+        wanted=inputs.config.evaluation.metrics,
+        should_stop=inputs.observer.should_stop,
+        on_progress=report,
+    )
+
+
+def _prepare(inputs: Inputs, tokenizer: PreTrainedTokenizerBase) -> PreparedData:
+    """Prepare the data on the first rank; the others then find it done."""
+    stop_ids = stop_token_ids(tokenizer, _generation_eos(inputs.model_dir))
+
+    def prepare() -> PreparedData:
+        return prepare_data(
+            inputs.config,
+            files=inputs.dataset_files,
+            folder=inputs.workspace / "data",
+            tokenizer=tokenizer,
+            stop_ids=stop_ids,
+            observer=inputs.observer,
+        )
+
+    if not inputs.ranks.is_first:
+        inputs.ranks.barrier()
+        return prepare()
+    try:
+        return prepare()
+    finally:
+        inputs.ranks.barrier()
+
+
+def _generation_eos(model_dir: Path) -> int | list[int] | None:
+    if not (model_dir / "generation_config.json").is_file():
+        return None
+    eos: int | list[int] | None = GenerationConfig.from_pretrained(model_dir).eos_token_id
+    return eos
+
+
+def _load_model(inputs: Inputs) -> TunedModel:
+    first, observer = inputs.ranks.is_first, inputs.observer
+    if first:
+        observer.on_stage(STAGE_MODEL, done=0, total=1, unit="models")
+    tuned = load_tuned_model(inputs.config, folder=inputs.model_dir, device=inputs.ranks.device)
+    if first:
+        observer.on_stage(STAGE_MODEL, done=1, total=1, unit="models")
+        facts = {"trainable": tuned.num_trainable, "parameters": tuned.num_parameters}
+        observer.on_event(EVENT_MODEL_READY, tuned.summary(), facts)
+    return tuned
