@@ -28,7 +28,7 @@ from anneal_operator.logs import log_event
 from anneal_operator.metrics import Metrics
 from anneal_operator.profiles import ProfileReconciler
 from anneal_operator.progress_board import ProgressBoard
-from anneal_operator.progress_server import ProgressServer, server_context
+from anneal_operator.progress_server import ProgressServer, reload_certificate, server_context
 from anneal_operator.reconciler import Reconciler
 from anneal_operator.resources import CLUSTER_ROLES
 from anneal_operator.settings import Settings
@@ -71,7 +71,7 @@ class Operator:
             kube=urgent,
             namespace=settings.pod_namespace,
             name=settings.leader_lease,
-            identity=f"{settings.pod_name}@{settings.pod_ip}:{settings.progress_port}",
+            identity=f"{settings.pod_name}@{settings.address}",
             clock=time.monotonic,
             random=random.random,
             now=utc_now,
@@ -148,6 +148,7 @@ class Operator:
             jobs=self.caches.jobs,
             clock=time.monotonic,
         )
+        tls = server_context(settings.progress_tls_dir)
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(
                 serving(health.application(), host=settings.health_host, port=settings.health_port)
@@ -157,10 +158,11 @@ class Operator:
                     self.progress.application(),
                     host=settings.progress_host,
                     port=settings.progress_port,
-                    tls=server_context(settings.progress_tls_dir),
+                    tls=tls,
                 )
             )
             watching = [asyncio.create_task(r.run(), name=r.name) for r in self.reflectors]
+            watching.append(asyncio.create_task(reload_certificate(tls, settings.progress_tls_dir)))
             leading = asyncio.create_task(self.elector.run(self._lead, stop=stop))
             try:
                 await asyncio.wait({*watching, leading}, return_when=asyncio.FIRST_COMPLETED)

@@ -63,9 +63,10 @@ def _absorb_report(draft: Draft) -> None:
         return
     told, trainer = report.body.anneal, report.body.trainer_status
     old = draft.status.progress or Progress()
+    percent = trainer.progress_percentage
     draft.change(
         progress=Progress(
-            percent=trainer.progress_percentage,
+            percent=old.percent if percent is None else percent,
             stage=told.stage.name if told.stage else old.stage,
             step=told.step if told.step is not None else old.step,
             total_steps=told.total_steps if told.total_steps is not None else old.total_steps,

@@ -66,7 +66,7 @@ def between(case: Case) -> None:
     old = case.draft.status.progress
     if old is not None:
         case.draft.change(progress=Progress(step=old.step, total_steps=old.total_steps))
-    case.say_waiting(hint_for_pod=False)
+    case.say_waiting()
     case.draft.actions.append(CreateChild(number))
 
 

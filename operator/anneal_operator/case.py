@@ -47,12 +47,13 @@ class Case:
             self.provisioned("False", reason=Reason.TRACKING_UNREACHABLE, message=message)
         return False
 
-    def say_waiting(self, *, hint_for_pod: bool) -> None:
+    def say_waiting(self) -> None:
+        """Say what the attempt waits for."""
         attempt = self.draft.attempt
         pod = self.seen.pod_of(attempt.number) if attempt else None
         wait = waiting_for(
             pod,
-            hint=self.seen.hint if hint_for_pod else "",
+            hint=self.seen.hint,
             image=self.profile.images.trainer,
         )
         self.provisioned("False", reason=wait.reason, message=wait.message)

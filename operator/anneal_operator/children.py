@@ -15,7 +15,14 @@ from typing import Any
 from anneal_operator.api import names
 from anneal_operator.api.profile import FineTuneProfileSpec
 from anneal_operator.api.spec import FineTuneJobSpec
-from anneal_operator.errors import AlreadyExists, KubeError, NotFound, OperatorError
+from anneal_operator.errors import (
+    AlreadyExists,
+    Forbidden,
+    Invalid,
+    KubeError,
+    NotFound,
+    OperatorError,
+)
 from anneal_operator.kube import Kube, Object, Selector
 from anneal_operator.logs import log_event
 from anneal_operator.manifests import (
@@ -44,6 +51,8 @@ class Children:
     jobs: Store
     pods: Store
     owner_references: Callable[[], tuple[Object, ...]]
+    _refusals: dict[str, str] = field(default_factory=dict)
+    """Job uid to the API server's answer when it refused the child."""
     _ca_applied: dict[str, str] = field(default_factory=dict)
     """Namespace to the CA that was last written there."""
 
@@ -65,7 +74,8 @@ class Children:
                 found = await self._live_child(job, attempt.child)
                 pods = pods if found is not None else await self._live_pods(job)
             child = _owned(found, job)
-        seen = replace(seen, pods=pods, child=child)
+        hint = self._refusals.get(job.uid, "") if child is None else ""
+        seen = replace(seen, pods=pods, child=child, hint=hint)
         if child is not None and attempt is not None and not child.result:
             seen = replace(seen, hint=await self._hint(child, seen.pod_of(attempt.number), job))
         return seen
@@ -114,7 +124,7 @@ class Children:
     ) -> None:
         """Make sure that CA, stored run config and child are there; each may be already."""
         release = self.settings.identity
-        await self._apply_ca(job.namespace)
+        await self.apply_ca(job.namespace)
         config = run_config(job, spec=spec, profile=profile, output_uri=output_uri, release=release)
         await self._create_owned(
             CONFIG_MAPS, run_config_map(job, config=config, release=release), job=job
@@ -132,6 +142,7 @@ class Children:
             ),
             job=job,
         )
+        self._refusals.pop(job.uid, None)
         key = Key(job.namespace, str(made["metadata"]["name"]))
         if self.jobs.get(key) is None:
             # Until the watch tells of it; never over something that the watch told later.
@@ -156,8 +167,16 @@ class Children:
                     f"FineTuneJob {job.name} ({job.uid}); delete it so that the job can go on"
                 ) from None
             return found
+        except (Forbidden, Invalid) as error:
+            # A quota or a policy: the next decision tells the user so.
+            self._refusals[job.uid] = str(error)
+            raise
 
-    async def _apply_ca(self, namespace: str) -> None:
+    def forget(self, job_uid: str) -> None:
+        """The job is gone."""
+        self._refusals.pop(job_uid, None)
+
+    async def apply_ca(self, namespace: str) -> None:
         """Bring the progress server's CA into the namespace, again after it was rotated."""
         ca = read_ca(self.settings.progress_tls_dir)
         if self._ca_applied.get(namespace) == ca:

@@ -119,9 +119,10 @@ class MlflowServer:
         await self._call("POST", "runs/delete", {"run_id": run_id})
 
     async def close_run(self, run_id: str, *, status: str, end_time_ms: int) -> None:
-        """Set a run's final status."""
+        """Set a run's final status. A run that somebody deleted needs none."""
         body = {"run_id": run_id, "status": status, "end_time": end_time_ms}
-        await self._call("POST", "runs/update", body)
+        deleted = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+        await self._call("POST", "runs/update", body, also=deleted)
 
     async def version_tag(self, name: str, version: str, *, tag: str) -> str | None:
         """A tag of a registered version; None if there is no such version or tag."""

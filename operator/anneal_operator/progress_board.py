@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from anneal_operator.api.outcome import Outcome
-from anneal_operator.api.progress import MIN_INTERVAL_SECONDS, ProgressReport
+from anneal_operator.api.progress import MIN_INTERVAL_SECONDS, ProgressEvent, ProgressReport
 from anneal_operator.observation import Report
 from anneal_operator.workqueue import Key, WorkQueue
 
@@ -25,6 +25,9 @@ class _Entry:
     released_at: float = float("-inf")
     kept: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once the outcome is in the status."""
+    told: set[ProgressEvent] = field(default_factory=set)
+    """Events that were already taken."""
+    untold: list[ProgressEvent] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -48,6 +51,9 @@ class ProgressBoard:
         elif entry.newest.body.anneal.outcome is None or body.anneal.outcome is not None:
             # Nothing that comes after the outcome takes it back.
             entry.newest = report
+        fresh = [event for event in body.anneal.events if event not in entry.told]
+        entry.told.update(fresh)
+        entry.untold.extend(fresh)
         if body.anneal.outcome is not None:
             self.queue.add(key)
             return
@@ -63,6 +69,14 @@ class ProgressBoard:
         if entry.released is not entry.newest and (due or entry.newest.body.anneal.outcome):
             entry.released, entry.released_at = entry.newest, self.clock()
         return entry.released
+
+    def take_events(self, job_uid: str) -> list[ProgressEvent]:
+        """What the trainer wants people to know; each is given out once."""
+        entry = self._entries.get(job_uid)
+        if entry is None:
+            return []
+        taken, entry.untold = entry.untold, []
+        return taken
 
     def kept(self, job_uid: str, outcome: Outcome | None) -> None:
         """The status with this outcome has been written."""

@@ -15,6 +15,7 @@ import logging
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -38,6 +39,7 @@ PATH = "/apis/anneal.dev/v1alpha1/namespaces/{namespace}/finetunejobs/{name}/sta
 READ_SECONDS = 10.0
 KEEP_SECONDS = 8.0
 FORWARD_SECONDS = 12.0
+RELOAD_SECONDS = 60.0
 TOKEN_CACHE_SECONDS = 60.0
 POD_UID_EXTRA = "authentication.kubernetes.io/pod-uid"
 FORWARDED_HEADER = "X-Anneal-Forwarded"
@@ -209,7 +211,19 @@ def read_report(body: bytes) -> ProgressReport | None:
         return None
 
 
-def server_context(folder: Any) -> ssl.SSLContext:
+async def reload_certificate(context: ssl.SSLContext, folder: Path) -> None:
+    """Take up a renewed certificate for new connections. Runs until cancelled."""
+    loaded = (folder / "tls.crt").read_bytes()
+    while True:
+        await asyncio.sleep(RELOAD_SECONDS)
+        found = (folder / "tls.crt").read_bytes()
+        if found != loaded:
+            context.load_cert_chain(folder / "tls.crt", folder / "tls.key")
+            loaded = found
+            log_event(logger, "certificate_reloaded")
+
+
+def server_context(folder: Path) -> ssl.SSLContext:
     """TLS for the server, from `tls.crt` and `tls.key` in `folder`."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2

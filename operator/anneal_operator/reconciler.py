@@ -31,7 +31,7 @@ from anneal_operator.draft import (
     StopChild,
 )
 from anneal_operator.errors import Forbidden, KubeError, NotFound
-from anneal_operator.events import event, notes
+from anneal_operator.events import Note, event, notes
 from anneal_operator.kube import Kube
 from anneal_operator.logs import log_event
 from anneal_operator.metrics import Metrics
@@ -77,6 +77,10 @@ class Reconciler:
         if decided.status != seen.status:
             await self._write(seen, decided)
         self._keep_outcome(decided.status, seen.job)
+        for told in self.board.take_events(seen.job.uid):
+            await self._tell(Note(reason=told.name, message=told.message, warning=False), seen.job)
+        if seen.child is not None and not finished(decided.status):
+            await self.children.apply_ca(key.namespace)
         for action in decided.actions:
             await self._act(action, seen=seen, status=decided.status)
         return decided.again_seconds
@@ -94,6 +98,7 @@ class Reconciler:
         """The job is gone; nothing of it is kept in memory."""
         self._written.pop(job_uid, None)
         self.board.forget(job_uid)
+        self.children.forget(job_uid)
         self.tracker.forget(job_uid)
 
     async def _observe(self, obj: Object) -> Input:
@@ -150,11 +155,15 @@ class Reconciler:
                 reason=note.reason,
                 message=note.message,
             )
-            body = event(note, job=job, instance=self.settings.pod_name, now=self.now())
-            try:
-                await self.kube.create(EVENTS, body, namespace=job.namespace)
-            except KubeError as error:
-                log_event(logger, "event_lost", level=logging.WARNING, error=str(error))
+            await self._tell(note, job)
+
+    async def _tell(self, note: Note, job: Job) -> None:
+        """Send one Event. One that cannot be sent is lost: nothing depends on it."""
+        body = event(note, job=job, instance=self.settings.pod_name, now=self.now())
+        try:
+            await self.kube.create(EVENTS, body, namespace=job.namespace)
+        except KubeError as error:
+            log_event(logger, "event_lost", level=logging.WARNING, error=str(error))
 
     def _count(self, before: FineTuneJobStatus, after: FineTuneJobStatus) -> None:
         ended = {a.number for a in before.attempts if a.ended is not None}

@@ -89,6 +89,12 @@ class Settings(BaseSettings):
         return f"{self.release}.{self.pod_namespace}"
 
     @property
+    def address(self) -> str:
+        """Where standbys reach this replica's progress server."""
+        host = f"[{self.pod_ip}]" if ":" in self.pod_ip else self.pod_ip
+        return f"{host}:{self.progress_port}"
+
+    @property
     def leader_lease(self) -> str:
         return self.lease_name or f"{self.release}-leader"
 

@@ -8,6 +8,7 @@ not decisions; what follows from them is decided in `plan`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Coroutine
@@ -28,6 +29,8 @@ from anneal_operator.workqueue import Key
 
 PARALLEL_CALLS = 8
 SWEEP_SECONDS = 600.0
+SWEEP_SOON_SECONDS = 30.0
+"""After a job was deleted: its pods need their grace period before the run may be closed."""
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +65,7 @@ class Tracker:
     """Makes a job due again."""
     _answers: dict[str, Tracking] = field(default_factory=dict)
     _asking: dict[tuple[str, str], asyncio.Task[None]] = field(default_factory=dict)
+    _orphans: asyncio.Event = field(default_factory=asyncio.Event)
     _calls: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PARALLEL_CALLS))
 
     def known(self, job_uid: str) -> Tracking:
@@ -69,8 +73,9 @@ class Tracker:
         return self._answers.get(job_uid, Tracking())
 
     def forget(self, job_uid: str) -> None:
-        """The job is gone."""
+        """The job is gone; see to its run soon."""
         self._answers.pop(job_uid, None)
+        self._orphans.set()
 
     def ensure_run(self, job: Job, *, uri: str, experiment: str, tags: dict[str, str]) -> None:
         """Find the job's run, or make it."""
@@ -162,11 +167,12 @@ class Tracker:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def sweep(self, *, alive: Callable[[str], bool]) -> None:
-        """At once and every 10 minutes: close runs of ours whose job no longer exists.
+        """Close runs whose job no longer exists: at once, every 10 minutes, after deletions.
 
         `alive` tells whether a job of that uid exists or a pod of it still runs.
         """
         while True:
+            self._orphans.clear()
             for server in self.settings.tracking_servers:
                 try:
                     await self._sweep_one(MlflowServer(self.session, server), alive=alive)
@@ -174,7 +180,10 @@ class Tracker:
                     log_event(
                         logger, "orphan_sweep_failed", level=logging.WARNING, error=str(error)
                     )
-            await asyncio.sleep(SWEEP_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SWEEP_SECONDS):
+                    await self._orphans.wait()
+                    await asyncio.sleep(SWEEP_SOON_SECONDS)
 
     async def _sweep_one(self, server: MlflowServer, *, alive: Callable[[str], bool]) -> None:
         experiments = await server.experiment_ids()

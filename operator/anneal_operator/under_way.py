@@ -34,12 +34,12 @@ def alive(case: Case, attempt: Attempt) -> None:
     if case.seen.child is None:
         if case.draft.status.mlflow is None and not case.run_known():
             return
-        case.say_waiting(hint_for_pod=False)
+        case.say_waiting()
         case.draft.actions.append(CreateChild(attempt.number))
         return
     pod = case.seen.pod_of(attempt.number)
     if pod is None or pod.started is None:
-        case.say_waiting(hint_for_pod=True)
+        case.say_waiting()
         case.draft.look_again(WAITING_SECONDS)
         return
     _running(case, pod_name=pod.name, node=pod.node, attempt=attempt)

@@ -35,8 +35,8 @@ def waiting_for(pod: Pod | None, *, hint: str, image: str) -> Wait:
         if hint:
             return Wait(
                 reason=Reason.POD_REFUSED,
-                message=f"The API server refuses the pod: {hint}; the administrator must change "
-                "the policy, the quota or the profile.",
+                message=f"The API server refuses the attempt: {hint}; the administrator must "
+                "change the policy, the quota or the profile.",
             )
         return Wait(reason=Reason.CREATING, message="Waiting for the attempt's pod to be made.")
     if pod.unschedulable:

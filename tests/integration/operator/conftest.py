@@ -130,7 +130,7 @@ def mlflow_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def _until_healthy(uri: str, *, server: subprocess.Popen[bytes], log: Path) -> None:
-    for _ in range(600):
+    for _ in range(1500):
         assert server.poll() is None, log.read_text()
         try:
             with urlopen(f"{uri}/health", timeout=5):  # noqa: S310 - our own loopback server
