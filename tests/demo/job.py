@@ -148,7 +148,8 @@ def _watch(target: Target) -> Iterator[Job | None]:
             except queue.Empty:
                 yield None
                 continue
-            if event is None:
+            # ERROR: the API server ends the watch, for example after a restart.
+            if event is None or event["type"] == "ERROR":
                 return
             if event["type"] == "DELETED":
                 raise JobFailedError(f"finetunejob {JOB_NAME} was deleted while the demo ran")
@@ -162,15 +163,10 @@ def _watch(target: Target) -> Iterator[Job | None]:
 def _read_events(
     process: "subprocess.Popen[str]", events: "queue.SimpleQueue[Object | None]"
 ) -> None:
-    """Put each JSON document of the stream into the queue, then None."""
+    """Put each event (kubectl writes one a line) into the queue, and None at the end."""
     assert process.stdout is not None
-    lines: list[str] = []
     for line in process.stdout:
-        lines.append(line)
-        # kubectl indents: only a document's own end has its brace in the first column.
-        if line.rstrip("\n") == "}":
-            events.put(json.loads("".join(lines)))
-            lines.clear()
+        events.put(json.loads(line))
     events.put(None)
 
 

@@ -21,8 +21,6 @@ S3_NODE_PORT = 30700
 MLFLOW_URI = f"http://mlflow.{SERVICES_NAMESPACE}.svc:{MLFLOW_PORT}"
 S3_ENDPOINT = f"http://s3.{SERVICES_NAMESPACE}.svc:{S3_PORT}"
 
-_WAIT = ("--wait", "--timeout=10m")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Addresses:
@@ -59,19 +57,28 @@ def make_namespaces(target: Target) -> None:
 
 def install_services(target: Target, *, images: Images) -> None:
     """Install or upgrade MLflow and the S3 server, and wait until they serve."""
-    target.helm(
-        "upgrade", "--install", "anneal-dev-services", str(CHARTS / "anneal-dev-services"),
-        f"--namespace={SERVICES_NAMESPACE}", *_WAIT,
-        values=services_values(images, is_test_cluster=target.is_test_cluster),
-    )  # fmt: skip
+    values = services_values(images, is_test_cluster=target.is_test_cluster)
+    _install(target, "anneal-dev-services", namespace=SERVICES_NAMESPACE, values=values)
 
 
 def install_operator(target: Target, *, images: Images, addresses: Addresses) -> None:
     """Install or upgrade definitions, operator and the profile `default`."""
+    values = operator_values(images, mlflow_url=addresses.mlflow)
+    _install(target, "anneal", namespace=OPERATOR_NAMESPACE, values=values)
+
+
+def _install(target: Target, chart: str, *, namespace: str, values: Object) -> None:
+    # A demo that was stopped in the middle of a helm call leaves a revision that is pending for
+    # ever, and helm refuses to work beside it.
+    states = "pending-install,pending-upgrade,pending-rollback"
+    target.kubectl(
+        "delete", "secret", f"--namespace={namespace}", "--ignore-not-found",
+        f"--selector=owner=helm,name={chart},status in ({states})",
+    )  # fmt: skip
     target.helm(
-        "upgrade", "--install", "anneal", str(CHARTS / "anneal"),
-        f"--namespace={OPERATOR_NAMESPACE}", *_WAIT,
-        values=operator_values(images, mlflow_url=addresses.mlflow),
+        "upgrade", "--install", chart, str(CHARTS / chart), f"--namespace={namespace}",
+        # Definitions may have come with another release; the newer ones replace them.
+        "--take-ownership", "--wait", "--timeout=10m", values=values,
     )  # fmt: skip
 
 
@@ -105,6 +112,8 @@ def operator_values(images: Images, *, mlflow_url: str) -> Object:
         "image": {**split_reference(images.operator), "pullPolicy": images.pull_policy},
         # A standby would cost half of what the trainer has on a machine of two cores.
         "replicas": 1,
+        # Leaves the rest of the cluster to other releases: the end-to-end tests bring their own.
+        "watch": {"namespaces": [JOB_NAMESPACE]},
         # The operator imports its code at start; a changed environment must start it anew.
         "podAnnotations": {"demo.anneal.dev/environment": images.environment},
         "tracking": {"servers": [{"uri": MLFLOW_URI, "publicUrl": mlflow_url}]},
