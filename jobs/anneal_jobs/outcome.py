@@ -65,6 +65,18 @@ def read_outcome(path: Path) -> Outcome | None:
         return None
 
 
+def find_outcome(folder: Path) -> Outcome | None:
+    """What the ranks left: a failure of any rank before the success of the first."""
+    found = [read_outcome(path) for path in sorted(folder.glob("rank-*.json"))]
+    outcomes = [outcome for outcome in found if outcome is not None]
+    order = [OutcomeClass.USER, OutcomeClass.INFRASTRUCTURE]
+    for outcome_class in order:
+        for outcome in outcomes:
+            if outcome.outcome_class is outcome_class:
+                return outcome
+    return outcomes[0] if outcomes else None
+
+
 def write_termination_log(path: Path, outcome: Outcome) -> None:
     """Tell the kubelet; the file is a mount of its own, so it is written in place.
 

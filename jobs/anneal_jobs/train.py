@@ -21,9 +21,9 @@ from anneal_jobs.cpus import count_cpus
 from anneal_jobs.errors import TRAINER_CRASHED, InfrastructureError
 from anneal_jobs.logs import log_to, tail_of
 from anneal_jobs.outcome import (
+    find_outcome,
     one_sentence,
     outcome_of_error,
-    read_outcome,
     write_termination_log,
 )
 from anneal_jobs.progress import ProgressServer, send_outcome
@@ -131,18 +131,6 @@ def run_ranks(
         reason=TRAINER_CRASHED,
         message=one_sentence(f"A training process ended without an outcome: {cause}"),
     )
-
-
-def find_outcome(folder: Path) -> Outcome | None:
-    """What the ranks left: a failure of any rank before the success of the first."""
-    found = [read_outcome(path) for path in sorted(folder.glob("rank-*.json"))]
-    outcomes = [outcome for outcome in found if outcome is not None]
-    order = [OutcomeClass.USER, OutcomeClass.INFRASTRUCTURE]
-    for outcome_class in order:
-        for outcome in outcomes:
-            if outcome.outcome_class is outcome_class:
-                return outcome
-    return outcomes[0] if outcomes else None
 
 
 def tell(outcome: Outcome, *, number: int, termination_log: Path, seconds: float) -> None:

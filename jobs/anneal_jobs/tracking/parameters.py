@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import Param, RunTag
@@ -14,20 +13,6 @@ log = logging.getLogger(__name__)
 _BATCH = 100  # MLflow's limit of parameters and of tags per request.
 _PARAMETER_CHARS = 6000
 _TAG_CHARS = 8000
-
-
-def flatten(data: Mapping[str, Any], *, prefix: str = "") -> dict[str, str]:
-    """Leaves of nested data by dotted path; lists of plain values are one leaf."""
-    leaves: dict[str, str] = {}
-    for key, value in data.items():
-        path = f"{prefix}.{key}" if prefix else str(key)
-        if isinstance(value, Mapping):
-            leaves |= flatten(value, prefix=path)
-        elif isinstance(value, list | tuple):
-            leaves[path] = ", ".join(str(item) for item in value)
-        else:
-            leaves[path] = str(value)
-    return leaves
 
 
 def write_parameters(client: MlflowClient, run_id: str, values: Mapping[str, str]) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag
 
-from anneal_jobs.tracking.parameters import flatten, write_parameters, write_tags
+from anneal_jobs.tracking.flat import flatten
+from anneal_jobs.tracking.parameters import write_parameters, write_tags
 from anneal_jobs.tracking.registration import Registration, register
 from anneal_jobs.tracking.summary import summary_of
 from anneal_jobs.tracking.writer import Action, RunWriter

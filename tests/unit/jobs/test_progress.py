@@ -1,0 +1,184 @@
+import json
+from collections.abc import Callable
+
+import pytest
+
+from anneal_jobs.outcome import outcome_of_error
+from anneal_jobs.progress import ProgressReporter, ProgressServer, send_outcome
+from anneal_jobs.run_state import RunState
+from anneal_operator.api.progress import MIN_INTERVAL_SECONDS, ProgressReport
+from anneal_pipeline.errors import UserError
+from anneal_pipeline.observer import CheckpointReport, EvaluationReport, StepReport
+
+
+def step_report(step: int, *, loss: float = 1.5) -> StepReport:
+    return StepReport(
+        step=step,
+        total_steps=200,
+        epoch=0.5,
+        loss=loss,
+        learning_rate=2e-4,
+        grad_norm=1.0,
+        num_tokens=100,
+        num_trained_tokens=50,
+        step_seconds=1.0,
+        tokens_per_second=100.0,
+        eta_seconds=61.4,
+        memory_bytes=1,
+    )
+
+
+class Recorder:
+    def __init__(self, *answers: int | OSError) -> None:
+        self.bodies: list[bytes] = []
+        self._answers = list(answers)
+
+    def __call__(self, body: bytes) -> int:
+        self.bodies.append(body)
+        answer = self._answers.pop(0) if self._answers else 200
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+
+def reporter_of(state: RunState, post: Callable[[bytes], int]) -> ProgressReporter:
+    return ProgressReporter(state, post=post, attempt=2)
+
+
+def test_a_report_carries_the_kubeflow_fields_and_ours() -> None:
+    state, post = RunState(), Recorder()
+    state.set_stage("train", done=50, total=200, unit="steps")
+    state.set_step(step_report(50))
+    state.add_evaluation(
+        EvaluationReport(
+            step=50,
+            subject="base",
+            split="validation",
+            metrics={"responsePerplexity": 12.25},
+            num_rows=3,
+            num_tokens=9,
+            seconds=1.0,
+        )
+    )
+    state.set_checkpoint(
+        CheckpointReport(
+            name="step-000040-a02-1f2e3d4c",
+            step=40,
+            num_bytes=1,
+            seconds=1.0,
+            is_best=True,
+            cause="interval",
+        )
+    )
+    state.add_event("warning", "Few rows.")
+    reporter_of(state, post).send_if_changed()
+    report = ProgressReport.model_validate_json(post.bodies[0])
+    assert report.trainer_status.progress_percentage == 25
+    assert report.trainer_status.estimated_remaining_seconds == 61
+    values = {metric.name: metric.value for metric in report.trainer_status.metrics}
+    assert values["loss"] == "1.5"
+    assert values["base.validation.responsePerplexity"] == "12.25"
+    anneal = report.anneal
+    assert (anneal.attempt, anneal.step, anneal.total_steps, anneal.loss) == (2, 50, 200, 1.5)
+    assert (anneal.checkpoint, anneal.checkpoint_step) == ("step-000040-a02-1f2e3d4c", 40)
+    assert [event.message for event in anneal.events] == ["Few rows."]
+
+
+def test_nothing_is_sent_while_nothing_changes() -> None:
+    state, post = RunState(), Recorder()
+    reporter = reporter_of(state, post)
+    state.set_step(step_report(1))
+    reporter.send_if_changed()
+    reporter.send_if_changed()
+    assert len(post.bodies) == 1
+    state.set_step(step_report(2))
+    reporter.send_if_changed()
+    assert len(post.bodies) == 2
+
+
+def test_an_event_is_sent_until_it_has_arrived_and_then_no_more() -> None:
+    state, post = RunState(), Recorder(OSError("refused"), 500, 200)
+    reporter = reporter_of(state, post)
+    state.add_event("warning", "Few rows.")
+    for _ in range(3):
+        reporter.send_if_changed()
+    state.set_step(step_report(1))
+    reporter.send_if_changed()
+    sent = [json.loads(body)["anneal"].get("events", []) for body in post.bodies]
+    assert [len(events) for events in sent] == [1, 1, 1, 0]
+
+
+def test_a_stale_attempt_learns_it_and_is_silent_from_then_on() -> None:
+    state, post = RunState(), Recorder(409)
+    reporter = reporter_of(state, post)
+    state.set_step(step_report(1))
+    reporter.send_if_changed()
+    state.set_step(step_report(2))
+    reporter.send_if_changed()
+    assert reporter.is_stale
+    assert len(post.bodies) == 1
+
+
+def test_a_loss_that_is_no_number_does_not_break_the_report() -> None:
+    state, post = RunState(), Recorder()
+    state.set_step(step_report(1, loss=float("nan")))
+    reporter_of(state, post).send_if_changed()
+    assert "loss" not in json.loads(post.bodies[0])["anneal"]
+
+
+def test_at_most_one_report_in_five_seconds() -> None:
+    assert MIN_INTERVAL_SECONDS == 5.0
+
+
+class TestOutcome:
+    outcome = outcome_of_error(UserError("DatasetEmpty", "There are no rows."))
+
+    def send(self, post: Recorder, *, within_seconds: float = 30.0) -> tuple[bool, list[float]]:
+        slept: list[float] = []
+        sent = send_outcome(
+            self.outcome,
+            post=post,
+            attempt=1,
+            within_seconds=within_seconds,
+            clock=lambda: sum(slept),
+            sleep=slept.append,
+        )
+        return sent, slept
+
+    def test_is_tried_again_until_it_arrives(self) -> None:
+        post = Recorder(OSError("refused"), 503, 200)
+        sent, _ = self.send(post)
+        assert sent
+        assert len(post.bodies) == 3
+        assert json.loads(post.bodies[2])["anneal"]["outcome"]["reason"] == "DatasetEmpty"
+
+    def test_is_given_up_when_the_time_is_over(self) -> None:
+        post = Recorder(*[OSError("refused")] * 100)
+        sent, slept = self.send(post, within_seconds=10.0)
+        assert not sent
+        assert sum(slept) < 10.0
+
+    def test_of_a_stale_attempt_is_not_pressed(self) -> None:
+        post = Recorder(409)
+        assert self.send(post) == (False, [])
+
+
+@pytest.mark.parametrize("environment", [{}, {"KUBEFLOW_TRAINER_SERVER_URL": ""}])
+def test_where_nobody_listens_there_is_no_server(environment: dict[str, str]) -> None:
+    assert ProgressServer.from_environment(environment) is None
+
+
+def test_the_server_is_read_from_kubeflows_variables() -> None:
+    server = ProgressServer.from_environment(
+        {
+            "KUBEFLOW_TRAINER_SERVER_URL": "https://anneal/status",
+            "KUBEFLOW_TRAINER_SERVER_CA_CERT": "/ca/ca.crt",
+            "KUBEFLOW_TRAINER_SERVER_TOKEN": "/token",
+        }
+    )
+    assert server is not None
+    assert (server.url, str(server.token_path), str(server.ca_path)) == (
+        "https://anneal/status",
+        "/token",
+        "/ca/ca.crt",
+    )
