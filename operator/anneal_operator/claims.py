@@ -60,12 +60,14 @@ class Claims:
         if namespace in self._ours:
             return True
         try:
-            await self._take(namespace)
+            taken = await self._take(namespace)
         except (AlreadyExists, Conflict):
-            return False
-        if namespace in self._ours:
+            # Another worker or replica of ours, or another release, was quicker: look who.
+            taken = await self._take(namespace)
+        if taken:
+            self._ours.add(namespace)
             log_event(logger, "namespace_claimed", namespace=namespace)
-        return namespace in self._ours
+        return taken
 
     async def renew(self) -> None:
         """Keep our claims alive. Runs until cancelled, on the leader."""
@@ -73,9 +75,9 @@ class Claims:
             await asyncio.sleep(RENEW_SECONDS)
             for namespace in sorted(self._ours):
                 try:
-                    self._ours.discard(namespace)
-                    await self._take(namespace)
+                    kept = await self._take(namespace)
                 except KubeError as error:
+                    # The claim lives on for a while; a conflict means that it was just renewed.
                     log_event(
                         logger,
                         "claim_not_renewed",
@@ -83,37 +85,41 @@ class Claims:
                         namespace=namespace,
                         error=str(error),
                     )
+                    continue
+                if not kept:
+                    self._ours.discard(namespace)
 
-    async def _take(self, namespace: str) -> None:
+    async def _take(self, namespace: str) -> bool:
+        """Write our claim; False, and nothing written, if another release's is live."""
         try:
             lease = await self.kube.get(LEASES, CLAIM_NAME, namespace=namespace)
         except NotFound:
-            metadata: Object = {
-                "name": CLAIM_NAME,
-                "namespace": namespace,
-                "labels": {
-                    "app.kubernetes.io/managed-by": "anneal-operator",
-                    LABEL_RELEASE: self.settings.identity,
-                },
-            }
-            owners = self.owner_references()
-            if owners:
-                metadata["ownerReferences"] = list(owners)
-            body = {
-                "apiVersion": LEASES.api_version,
-                "kind": LEASES.kind,
-                "metadata": metadata,
-                "spec": self._spec(),
-            }
-            await self.kube.create(LEASES, body, namespace=namespace)
-        else:
-            if self._live_other(lease):
-                return
-            lease["spec"] = self._spec()
-            lease["metadata"].setdefault("labels", {})[LABEL_RELEASE] = self.settings.identity
-            lease["metadata"]["ownerReferences"] = list(self.owner_references())
-            await self.kube.update(LEASES, lease, namespace=namespace)
-        self._ours.add(namespace)
+            await self.kube.create(LEASES, self._new(namespace), namespace=namespace)
+            return True
+        if self._live_other(lease):
+            return False
+        lease["spec"] = self._spec()
+        lease["metadata"].setdefault("labels", {})[LABEL_RELEASE] = self.settings.identity
+        lease["metadata"]["ownerReferences"] = list(self.owner_references())
+        await self.kube.update(LEASES, lease, namespace=namespace)
+        return True
+
+    def _new(self, namespace: str) -> Object:
+        metadata: Object = {
+            "name": CLAIM_NAME,
+            "namespace": namespace,
+            "labels": {
+                "app.kubernetes.io/managed-by": "anneal-operator",
+                LABEL_RELEASE: self.settings.identity,
+            },
+            "ownerReferences": list(self.owner_references()),
+        }
+        return {
+            "apiVersion": LEASES.api_version,
+            "kind": LEASES.kind,
+            "metadata": metadata,
+            "spec": self._spec(),
+        }
 
     def _spec(self) -> Object:
         return {
@@ -138,5 +144,5 @@ class Claims:
         raise OverlappingInstall(
             f"namespace {namespace} is already served by the Anneal release "
             f"{lease['spec']['holderIdentity']}; uninstall that one, or give each release its own "
-            "list of namespaces (chart value watchNamespaces)"
+            "list of namespaces (chart value watch.namespaces)"
         )

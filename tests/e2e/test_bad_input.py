@@ -71,7 +71,7 @@ def test_nothing_is_registered_and_the_run_is_closed(
         pytest.param({"training": {"maxSteps": "many"}}, "spec.training.maxSteps", id="type"),
         pytest.param({"training": {"learningRate": -1}}, "spec.training.learningRate", id="bound"),
         pytest.param({"tuning": {"method": "full"}}, "spec.tuning.method", id="choice"),
-        pytest.param({"model": {"uri": "/tmp/model"}}, "spec", id="local path"),  # noqa: S108
+        pytest.param({"model": {"uri": "/tmp/model"}}, "spec", id="local path"),
     ],
 )
 def test_apply_refuses_a_malformed_job_by_path(

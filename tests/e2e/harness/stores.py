@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import boto3
-from mlflow.tracking import MlflowClient
-
 from harness import tiny_model
 from harness.cluster import Cluster
 from harness.installation import (
@@ -19,6 +17,7 @@ from harness.installation import (
     STORAGE_SECRET,
     WRONG_SECRET,
 )
+from mlflow.tracking import MlflowClient
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

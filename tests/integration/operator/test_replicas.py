@@ -92,7 +92,7 @@ async def test_an_overlapping_install_is_refused_with_the_remedy(
     assert other.process is not None
     assert await asyncio.to_thread(other.process.wait, 60) == 1
     assert "already served by the Anneal release anneal." in other.lines()
-    assert "watchNamespaces" in other.lines()
+    assert "watch.namespaces" in other.lines()
 
 
 async def test_a_restart_writes_nothing(cluster: Cluster, operators: Operators) -> None:
