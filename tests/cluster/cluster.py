@@ -21,6 +21,7 @@ from loading import load_images
 from logs import LINES
 from needs import check_needs, check_root
 from places import Places, places_from
+from pushing import push_images
 from runtime import environment_folder, published_folder
 from status import show_logs, show_status
 from teardown import take_down
@@ -67,6 +68,10 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("names", nargs="*", metavar="NAME", help="only these images")
 
     _add(commands, "load", _load, "import the built images into the running cluster")
+
+    one = _add(commands, "push", _push, "build the full images and push them to a registry")
+    one.add_argument("registry", metavar="REGISTRY", help="e.g. registry.example.com/ml")
+    one.add_argument("--plain-http", action="store_true", help="the registry speaks no TLS")
 
     one = _add(commands, "runtime", _runtime, "install the Python that thin images run")
     one.add_argument("--lock", default="runtime", help="requirements/LOCK.txt (%(default)s)")
@@ -130,6 +135,12 @@ def _images(options: argparse.Namespace, places: Places) -> None:
 def _load(options: argparse.Namespace, places: Places) -> None:
     check_root()
     _print_json(load_images(places=places))
+
+
+def _push(options: argparse.Namespace, places: Places) -> None:
+    check_root()
+    references = push_images(options.registry, uses_tls=not options.plain_http, places=places)
+    _print_json(references)
 
 
 def _runtime(options: argparse.Namespace, places: Places) -> None:

@@ -35,7 +35,7 @@ def build_images(names: Iterable[str], *, places: Places) -> dict[str, str]:
             with take_turn(places.images / ".lock"):
                 if not one.archive(places.images).exists():
                     # An interrupted build leaves its working container, gigabytes of it.
-                    _buildah("rm", "--all", places=places)
+                    run_buildah("rm", "--all", places=places)
                     _make(one, places=places)
     references = {name: one.reference for name, one in made.items()}
     record_references(references, places=places)
@@ -76,12 +76,12 @@ def _ground(one: Image, *, places: Places) -> str:
 
 
 def _import_root(folder: Path, *, reference: str, places: Places) -> None:
-    container = _buildah("from", "scratch", places=places).strip()
+    container = run_buildah("from", "scratch", places=places).strip()
     try:
-        _buildah("add", container, str(folder), "/", places=places)
-        _buildah("commit", container, reference, places=places)
+        run_buildah("add", container, str(folder), "/", places=places)
+        run_buildah("commit", container, reference, places=places)
     finally:
-        _buildah("rm", container, places=places)
+        run_buildah("rm", container, places=places)
 
 
 def _bud(one: Image, *, base: str | None, contexts: dict[str, Path], places: Places) -> None:
@@ -89,7 +89,9 @@ def _bud(one: Image, *, base: str | None, contexts: dict[str, Path], places: Pla
     if base is not None:
         arguments.append(f"--build-arg=BASE={base}")
     arguments += [f"--build-context={name}={path}" for name, path in contexts.items()]
-    _buildah(*arguments, f"--file={one.folder / 'Containerfile'}", str(one.folder), places=places)
+    run_buildah(
+        *arguments, f"--file={one.folder / 'Containerfile'}", str(one.folder), places=places
+    )
 
 
 def _contexts(one: Image, scratch: Path, places: Places) -> dict[str, Path]:
@@ -121,7 +123,7 @@ def _write_archive(one: Image, *, places: Places) -> None:
         # The quickest way through large layers: buildah cannot be told to write plain tar here.
         fast = ["--quiet", "--compression-format=zstd", "--compression-level=1"]
         destination = f"oci-archive:{part}:{one.reference}"
-        _buildah("push", *fast, one.reference, destination, places=places)
+        run_buildah("push", *fast, one.reference, destination, places=places)
         part.rename(archive)
     finally:
         part.unlink(missing_ok=True)
@@ -133,17 +135,18 @@ def _forget_former(one: Image, *, places: Places) -> None:
     for archive in places.images.glob(f"anneal-{one.name}-*.tar"):
         if archive != one.archive(places.images):
             archive.unlink()
-    listing = _buildah("images", "--format={{.Name}}:{{.Tag}}", places=places).split()
+    listing = run_buildah("images", "--format={{.Name}}:{{.Tag}}", places=places).split()
     former = [name for name in listing if name.startswith(f"{repository}:") and tag not in name]
     if former:
-        _buildah("rmi", *former, places=places)
+        run_buildah("rmi", *former, places=places)
 
 
 def _is_stored(reference: str, *, places: Places) -> bool:
     return succeeds(_buildah_command("inspect", "--type=image", reference, places=places))
 
 
-def _buildah(*arguments: str, places: Places) -> str:
+def run_buildah(*arguments: str, places: Places) -> str:
+    """Run buildah on our own store and return what it prints."""
     return run(_buildah_command(*arguments, places=places))
 
 
