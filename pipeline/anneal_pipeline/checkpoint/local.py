@@ -45,8 +45,10 @@ class LocalFolder:
     def delete(self, name: str) -> None:
         path = self._root / name
         path.unlink(missing_ok=True)
-        if path.parent != self._root and path.parent.is_dir() and not any(path.parent.iterdir()):
-            path.parent.rmdir()
+        folder = path.parent
+        while folder != self._root and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+            folder = folder.parent
 
     def _begin(self, name: str) -> Path:
         path = self._root / f"{name}{_PARTIAL_SUFFIX}"

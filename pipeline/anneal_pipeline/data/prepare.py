@@ -96,7 +96,8 @@ def prepare_data(
     """
     template = settle_template(tokenizer)
     report = read_report(folder / REPORT_NAME)
-    if report is not None and _is_current(report, config, files, template):
+    source = files.digest() if files else None
+    if report is not None and _is_current(report, config, source=source, template=template):
         message = f"Taking the {report.num_rows_read} rows prepared by an earlier attempt"
         observer.on_event(EVENT_STAGE_REUSED, message, {"stage": STAGE_DATA})
         return open_prepared(folder, report)
@@ -123,11 +124,13 @@ def open_prepared(folder: Path, report: DataReport) -> PreparedData:
 def _is_current(
     report: DataReport,
     config: PipelineConfig,
-    files: DatasetFiles | None,
+    *,
+    source: str | None,
     template: TemplateChoice,
 ) -> bool:
-    source = report.source_digest if files is None else files.digest()
-    return report.inputs_hash == _inputs_hash(config, source=source, template=template.sha256)
+    """True when the same inputs led to `report`; without source files, whatever it was made of."""
+    digest = report.source_digest if source is None else source
+    return report.inputs_hash == _inputs_hash(config, source=digest, template=template.sha256)
 
 
 def _inputs_hash(config: PipelineConfig, *, source: str, template: str) -> str:

@@ -1,0 +1,160 @@
+"""The numbers of training: cutting a batch up changes nothing, and a model learns and stops."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from anneal_pipeline.config.training import TrainingConfig
+from anneal_pipeline.data.prepared import PreparedSplit
+from anneal_pipeline.evaluation.answers import answer, question_of_prompt
+from anneal_pipeline.evaluation.perplexity import Evaluator
+from anneal_pipeline.model.adapters import trainable_parameters
+from anneal_pipeline.model.loading import TunedModel, load_tokenizer, load_tuned_model
+from anneal_pipeline.training.batches import collate, micro_batches
+from anneal_pipeline.training.loss import LogitsPath, sum_of_losses
+from anneal_pipeline.training.optimizer import AdapterOptimizer
+from anneal_pipeline.training.ranks import Ranks
+
+CPU = torch.device("cpu")
+ALONE = Ranks(rank=0, world_size=1, device=CPU)
+NUM_ROWS = 8
+
+
+@pytest.fixture(scope="module")
+def tuned(kit: ModuleType, model_dir: Path) -> TunedModel:
+    config = kit.make_config(
+        tuning={"method": "lora", "lora": {"rank": 4, "dropout": 0.0}},
+        training={"gradientCheckpointing": False},
+    )
+    return load_tuned_model(config, folder=model_dir, device=CPU)
+
+
+@pytest.fixture(scope="module")
+def split() -> PreparedSplit:
+    """Rows of 5, 10, ... 40 tokens, with a trained share that differs."""
+    generator = torch.Generator().manual_seed(3)
+    lengths = [5 * (index + 1) for index in range(NUM_ROWS)]
+    mask = [int(i >= n // (2 + n % 3)) for n in lengths for i in range(n)]
+    return PreparedSplit(
+        ids=torch.randint(4, 300, (sum(lengths),), generator=generator, dtype=torch.int32),
+        is_response=torch.tensor(mask, dtype=torch.uint8),
+        offsets=torch.tensor([0, *lengths]).cumsum(0),
+    )
+
+
+@pytest.mark.parametrize("size", [4, 3, 2, 1])
+def test_gradients_do_not_depend_on_how_a_batch_is_cut(
+    tuned: TunedModel, split: PreparedSplit, size: int
+) -> None:
+    parameters = trainable_parameters(tuned.model)
+    # B away from zero, so that A gets a gradient too
+    with torch.no_grad():
+        for index, parameter in enumerate(parameters.values()):
+            torch.manual_seed(index)
+            parameter.normal_(std=0.05)
+    start = {name: p.detach().clone() for name, p in parameters.items()}
+    path = LogitsPath(tuned.model)
+    tuned.model.train()
+    seen = []
+    for micro_batch in (NUM_ROWS, size):
+        optimizer = AdapterOptimizer(
+            TrainingConfig(), parameters=parameters, compute=torch.float32, ranks=ALONE
+        )
+        batches = [
+            collate(split, rows, pad_id=0, train_all=False)
+            for rows in micro_batches(range(NUM_ROWS), micro_batch)
+        ]
+        outcome = optimizer.step(path, batches, learning_rate=1e-3, step=0)
+        # after one step the first moment is a tenth of the clipped gradient
+        moments = {n: optimizer.adamw.state[p]["exp_avg"].clone() for n, p in parameters.items()}
+        seen.append((outcome, moments))
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(start[name])
+    (whole, want), (cut, got) = seen
+    assert cut.loss == pytest.approx(whole.loss, rel=1e-5)
+    assert cut.grad_norm == pytest.approx(whole.grad_norm, rel=1e-5)
+    assert (cut.num_tokens, cut.num_trained_tokens) == (whole.num_tokens, whole.num_trained_tokens)
+    for name in want:
+        torch.testing.assert_close(got[name], want[name], rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_perplexity_does_not_depend_on_the_batch(
+    tuned: TunedModel, split: PreparedSplit, batch_size: int
+) -> None:
+    def measure(size: int) -> dict[str, float]:
+        evaluator = Evaluator(
+            model=tuned.model,
+            path=LogitsPath(tuned.model),
+            ranks=ALONE,
+            pad_id=0,
+            batch_size=size,
+            wanted=("perplexity",),
+            should_stop=lambda: False,
+            on_progress=lambda stage, done, total: None,
+        )
+        measured = evaluator.measure(split, stage="evaluation")
+        assert measured is not None
+        return measured.metrics
+
+    assert measure(batch_size) == pytest.approx(measure(2), rel=1e-5)
+
+
+def test_selected_logits_give_the_loss_of_the_model_itself(
+    tuned: TunedModel, split: PreparedSplit
+) -> None:
+    path = LogitsPath(tuned.model)
+    assert path.selects
+    batch = collate(split, range(NUM_ROWS), pad_id=0, train_all=False)
+    tuned.model.eval()
+    with torch.no_grad():
+        got = sum_of_losses(path(batch)) / batch.num_trained_tokens
+        want = tuned.model(
+            input_ids=batch.ids, attention_mask=batch.attention_mask, labels=batch.labels
+        ).loss
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
+
+
+def test_32_rows_are_learnt_by_heart_and_answered_to_the_stop(
+    kit: ModuleType, tmp_path: Path
+) -> None:
+    folder = kit.write_model(tmp_path / "model", hidden=128)
+    rows = kit.write_rows(tmp_path / "rows.jsonl", kit.sums(32))
+    config = kit.make_config(
+        dataset={"split": {"train": 1.0, "validation": 0.0}},
+        tuning={"method": "lora", "lora": {"rank": 32, "alpha": 64.0, "dropout": 0.0}},
+        training={
+            "maxSteps": 250,
+            "batchSize": 16,
+            "learningRate": 0.01,
+            "gradientCheckpointing": False,
+        },
+        evaluation={"numGenerations": 0},
+        checkpoint={"everySteps": 250},
+    )
+    observer = kit.RecordingObserver()
+    kit.run(tmp_path, config, model_dir=folder, rows=rows, observer=observer)
+    assert observer.steps[-1].loss < 0.1
+
+    adapter = tmp_path / "out" / "artifacts" / "adapter"
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder), adapter)
+    tokenizer = load_tokenizer(adapter)
+    asked = [f"What is {n} plus {n * n}?" for n in range(32)]
+    got = answer(
+        model,
+        tokenizer,
+        [question_of_prompt(prompt) for prompt in asked],
+        stop_ids=[tokenizer.eos_token_id],
+        should_stop=lambda: False,
+        max_new_tokens=40,
+    )
+    right = [text == f"It is {n + n * n}." for n, text in enumerate(got)]
+    assert sum(right) >= 30

@@ -1,0 +1,119 @@
+"""4-bit layers on the CPU train: also after they have been evaluated.
+
+bitsandbytes repacks a Linear4bit for inference when it first runs in eval mode without gradients on a
+CPU with AVX512-BF16, and its inputs get no gradient from then on; the loader has to prevent that.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from bitsandbytes.functional import dequantize_4bit
+from bitsandbytes.nn import Linear4bit
+
+from anneal_pipeline.model.adapters import choose_targets, trainable_parameters
+from anneal_pipeline.model.loading import TunedModel, load_tuned_model
+from anneal_pipeline.training.batches import Batch
+from anneal_pipeline.training.loss import LogitsPath, sum_of_losses
+
+CPU = torch.device("cpu")
+KINDS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+@pytest.fixture(scope="module")
+def tuned(kit: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> TunedModel:
+    folder = kit.write_model(tmp_path_factory.mktemp("wide"), hidden=64)
+    config = kit.make_config(tuning={"method": "qlora"}, training={"gradientCheckpointing": False})
+    loaded = load_tuned_model(config, folder=folder, device=CPU)
+    ids = torch.arange(20).unsqueeze(0)
+    loaded.model.eval()
+    with torch.no_grad():
+        loaded.model(input_ids=ids)
+    loaded.model.train()
+    return loaded
+
+
+def layer_of(tuned: TunedModel, kind: str) -> Any:
+    return next(
+        module
+        for name, module in tuned.model.named_modules()
+        if isinstance(module, Linear4bit) and f".{kind}." in f"{name}."
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_after_an_evaluation_the_input_gradient_is_that_of_the_weight(
+    tuned: TunedModel, kind: str
+) -> None:
+    layer = layer_of(tuned, kind)
+    state = layer.weight.quant_state
+    assert state.nested
+    assert state.quant_type == "nf4"
+    weight = dequantize_4bit(layer.weight.data, state).float()
+    torch.manual_seed(0)
+    given = torch.randn(3, layer.in_features, requires_grad=True)
+    downstream = torch.randn(3, layer.out_features)
+    layer(given).backward(downstream)
+    torch.testing.assert_close(given.grad, downstream @ weight, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_four_bit_layer_keeps_its_layout(tuned: TunedModel, kind: str) -> None:
+    layer = layer_of(tuned, kind)
+    assert layer.support_avx512bf16_for_cpu is False
+    assert not getattr(layer.weight.quant_state, "packing_format_for_cpu", False)
+
+
+def test_the_head_stays_whole_and_only_fp32_adapters_train(tuned: TunedModel) -> None:
+    base = tuned.model.get_base_model()
+    assert type(base.get_output_embeddings()) is torch.nn.Linear
+    names = trainable_parameters(tuned.model)
+    assert all("lora_" in name for name in names)
+    assert {p.dtype for p in names.values()} == {torch.float32}
+    assert tuned.num_trainable == sum(p.numel() for p in names.values())
+    assert tuned.num_parameters > 2 * 7 * 64 * 32
+
+
+def test_every_adapter_matrix_learns(tuned: TunedModel) -> None:
+    """With B at zero only B gets a gradient in the first step; A follows in the second."""
+    path = LogitsPath(tuned.model)
+    ids = torch.randint(4, 300, (2, 16), generator=torch.Generator().manual_seed(1))
+    batch = Batch(ids=ids, attention_mask=torch.ones_like(ids), labels=ids)
+    parameters = trainable_parameters(tuned.model)
+    sgd = torch.optim.SGD(parameters.values(), lr=0.1)
+    for _ in range(2):
+        sgd.zero_grad()
+        sum_of_losses(path(batch)).backward()
+        sgd.step()
+    silent = [name for name, p in parameters.items() if p.grad is None or not p.grad.any()]
+    assert silent == []
+
+
+def test_targets_that_match_nothing_list_what_exists(tuned: TunedModel) -> None:
+    from anneal_pipeline.errors import UserError
+
+    base = tuned.model.get_base_model()
+    with pytest.raises(UserError, match=r"names attn_qkv, .* it has ") as caught:
+        choose_targets(base, ["attn_qkv"])
+    assert caught.value.reason == "TargetModulesNotFound"
+
+
+def test_gradient_checkpointing_changes_no_gradient(kit: ModuleType, model_dir: Path) -> None:
+    ids = torch.randint(4, 300, (2, 16), generator=torch.Generator().manual_seed(1))
+    batch = Batch(ids=ids, attention_mask=torch.ones_like(ids), labels=ids)
+    grads = []
+    for checkpointing in (False, True):
+        config = kit.make_config(
+            tuning={"method": "qlora", "lora": {"rank": 4, "dropout": 0.0}},
+            training={"gradientCheckpointing": checkpointing},
+        )
+        tuned = load_tuned_model(config, folder=model_dir, device=CPU)
+        tuned.model.train()
+        sum_of_losses(LogitsPath(tuned.model)(batch)).backward()
+        grads.append({n: p.grad for n, p in trainable_parameters(tuned.model).items()})
+    for name, want in grads[0].items():
+        assert torch.equal(grads[1][name], want), name

@@ -1,0 +1,191 @@
+"""The data stage: every row is trained on, held out, or in quarantine with its reason."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from anneal_pipeline.data.files import DatasetFiles
+from anneal_pipeline.data.prepare import PreparedData, prepare_data
+from anneal_pipeline.errors import UserError
+from anneal_pipeline.observer import EVENT_STAGE_REUSED
+
+
+class Bench:
+    """One place to prepare data in, again and again."""
+
+    def __init__(self, kit: ModuleType, root: Path) -> None:
+        self.kit, self.root = kit, root
+        self.observer: Any = None
+
+    def prepare(self, rows: list[Any], **options: Any) -> PreparedData:
+        train = self.kit.write_rows(self.root / "support.jsonl", rows)
+        return self.prepare_files(DatasetFiles(train=(train,)), **options)
+
+    def prepare_files(self, files: DatasetFiles | None, **sections: Any) -> PreparedData:
+        self.observer = self.kit.RecordingObserver()
+        tokenizer = self.kit.make_tokenizer()
+        return prepare_data(
+            self.kit.make_config(**sections),
+            files=files,
+            folder=self.root / "data",
+            tokenizer=tokenizer,
+            stop_ids=frozenset([tokenizer.eos_token_id]),
+            observer=self.observer,
+        )
+
+    def quarantine(self) -> list[dict[str, Any]]:
+        lines = (self.root / "data" / "quarantine.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
+
+@pytest.fixture
+def bench(kit: ModuleType, tmp_path: Path) -> Bench:
+    return Bench(kit, tmp_path)
+
+
+NO_ANSWER = {"messages": [{"role": "user", "content": "hello?"}]}
+
+
+def test_every_dropped_row_is_in_quarantine_with_its_place(bench: Bench) -> None:
+    rows = bench.kit.sums(20)
+    data = bench.prepare([*rows, NO_ANSWER, rows[3], bench.kit.chat("x" * 400, "y")])
+    assert [(row["line"], row["reason"]) for row in bench.quarantine()] == [
+        (21, "no-assistant-message"),
+        (22, "duplicate"),
+        (23, "too-long"),
+    ]
+    assert all(row["file"] == "support.jsonl" and row["preview"] for row in bench.quarantine())
+    assert data.report.dropped == {"no-assistant-message": 1, "duplicate": 1, "too-long": 1}
+    assert data.report.num_rows_read == 23
+    assert sum(split.num_rows for split in data.report.splits.values()) == 20
+
+
+def test_too_many_dropped_rows_fail_with_the_first_of_them(bench: Bench) -> None:
+    with pytest.raises(UserError) as caught:
+        bench.prepare([*bench.kit.sums(3), *[NO_ANSWER] * 5])
+    assert caught.value.reason == "DatasetRowsInvalid"
+    assert caught.value.message.startswith(
+        "Row 4 of support.jsonl has no assistant message; 5 of 8 rows are like it"
+    )
+    assert caught.value.message.endswith("set dataset.columns or fix the file")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        pytest.param("", "DatasetEmpty", id="an empty file"),
+        pytest.param("\n\n", "DatasetEmpty", id="empty lines"),
+        pytest.param("not json\n", "DatasetRowsInvalid", id="no JSON at all"),
+    ],
+)
+def test_a_file_without_rows_is_the_users_mistake(bench: Bench, content: str, reason: str) -> None:
+    path = bench.root / "support.jsonl"
+    path.write_text(content)
+    with pytest.raises(UserError, match=r"support\.jsonl") as caught:
+        bench.prepare_files(DatasetFiles(train=(path,)))
+    assert caught.value.reason == reason
+
+
+def test_a_missing_file_is_named(bench: Bench) -> None:
+    with pytest.raises(UserError, match=r"no\.jsonl") as caught:
+        bench.prepare_files(DatasetFiles(train=(bench.root / "no.jsonl",)))
+    assert caught.value.reason == "DatasetNotFound"
+
+
+@pytest.mark.parametrize(
+    ("filters", "want"),
+    [
+        pytest.param({"overlength": "drop"}, {"too-long": 1}, id="drop"),
+        pytest.param({"overlength": "truncate"}, {}, id="truncate"),
+        pytest.param({"minResponseTokens": 4}, {"short-response": 1, "too-long": 1}, id="short"),
+    ],
+)
+def test_length_filters(bench: Bench, filters: dict[str, Any], want: dict[str, int]) -> None:
+    rows = [*bench.kit.sums(10), bench.kit.chat("a question", "z" * 300), bench.kit.chat("q", "z")]
+    data = bench.prepare(rows, dataset={"filters": filters})
+    assert data.report.dropped == want
+
+
+def test_a_cut_row_gains_no_end_of_turn(bench: Bench) -> None:
+    dataset = {
+        "filters": {"overlength": "truncate"},
+        "split": {"train": 1.0, "validation": 0.0},
+    }
+    data = bench.prepare([bench.kit.chat("q", "z" * 300)], dataset=dataset)
+    ids, is_response = data.train.row(0)
+    assert data.report.num_truncated == 1
+    assert len(ids) == 128
+    assert int(ids[-1]) != bench.kit.make_tokenizer().eos_token_id
+    assert int(is_response[-1]) == 1
+
+
+def test_fail_names_the_over_long_row(bench: Bench) -> None:
+    rows = [*bench.kit.sums(2), bench.kit.chat("q", "z" * 300)]
+    with pytest.raises(UserError, match=r"Row 3 of support\.jsonl has \d+ tokens") as caught:
+        bench.prepare(rows, dataset={"filters": {"overlength": "fail"}})
+    assert caught.value.reason == "RowTooLong"
+
+
+def sides(data: PreparedData) -> dict[str, str]:
+    found = {}
+    for name in data.splits:
+        for line in (data.folder / name / "rows.jsonl").read_text().splitlines():
+            found[json.loads(line)["messages"][0]["content"]] = name
+    return found
+
+
+def test_adding_rows_moves_no_old_one(bench: Bench) -> None:
+    before = sides(bench.prepare(bench.kit.sums(60)))
+    after = sides(bench.prepare([bench.kit.chat("new", "row"), *reversed(bench.kit.sums(90))]))
+    assert {question: after[question] for question in before} == before
+    assert set(before.values()) == {"train", "validation"}
+
+
+def test_another_seed_splits_otherwise(bench: Bench) -> None:
+    one = sides(bench.prepare(bench.kit.sums(60)))
+    two = sides(bench.prepare(bench.kit.sums(60), dataset={"split": {"seed": 7}}))
+    assert one != two
+
+
+def test_a_split_that_exists_is_kept_and_its_leaks_are_dropped(bench: Bench) -> None:
+    rows = bench.kit.sums(12)
+    train = bench.kit.write_rows(bench.root / "train.jsonl", rows[:10])
+    held = bench.kit.write_rows(bench.root / "held.jsonl", [*rows[10:], rows[0]])
+    data = bench.prepare_files(
+        DatasetFiles(train=(train,), validation=(held,)),
+        dataset={"uri": None, "files": {"train": "train.jsonl", "validation": "held.jsonl"}},
+    )
+    assert {name: len(split) for name, split in data.splits.items()} == {
+        "train": 9,
+        "validation": 3,
+        "test": 0,
+    }
+    assert [(r["file"], r["line"], r["reason"]) for r in bench.quarantine()] == [
+        ("train.jsonl", 1, "repeats-held-out-row")
+    ]
+
+
+def test_what_is_prepared_is_not_prepared_again(bench: Bench) -> None:
+    first = bench.prepare(bench.kit.sums(30))
+    for files in (DatasetFiles(train=(bench.root / "support.jsonl",)), None):
+        again = bench.prepare_files(files)
+        assert EVENT_STAGE_REUSED in [name for name, _ in bench.observer.events]
+        assert again.report == first.report
+        assert again.train.ids.tolist() == first.train.ids.tolist()
+
+
+def test_changed_rows_are_prepared_again_with_another_digest(bench: Bench) -> None:
+    first = bench.prepare(bench.kit.sums(30))
+    second = bench.prepare(bench.kit.sums(31))
+    assert first.report.digest != second.report.digest
+    assert EVENT_STAGE_REUSED not in [name for name, _ in bench.observer.events]
+
+
+def test_few_rows_get_a_warning(bench: Bench) -> None:
+    data = bench.prepare(bench.kit.sums(30))
+    assert any("below 500" in warning for warning in data.report.warnings)
