@@ -19,6 +19,9 @@ URI_INVALID = "UriInvalid"
 TRACKING_FAILED = "TrackingFailed"
 STALE_ATTEMPT = "StaleAttempt"
 TRAINER_CRASHED = "TrainerCrashed"
+RAY_NOT_STARTED = "RayNotStarted"
+RUN_CONFIG_INVALID = "RunConfigInvalid"
+CHECKPOINT_GIVEN_UP = "CheckpointGivenUp"
 
 USER_REASONS = (BUCKET_NOT_FOUND, STORAGE_ACCESS_DENIED, URI_INVALID)
 """Every reason a `UserError` raised by this package carries beside the pipeline's own."""

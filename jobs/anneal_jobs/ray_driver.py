@@ -14,25 +14,30 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ray
 import ray.train
 import ray.train.torch
 
-from anneal_jobs.attempt import Attempt
+from anneal_jobs.attempt import Attempt, settings_of
+from anneal_jobs.errors import RAY_NOT_STARTED, InfrastructureError
 from anneal_jobs.follow import LogFollower
 from anneal_jobs.logs import tail_of
 from anneal_jobs.quiet import quiet_libraries
-from anneal_jobs.worker import LOGS_NAME, settings_of, train_worker
 
 log = logging.getLogger(__name__)
 
 _OBJECT_STORE_BYTES = 100 << 20  # Ray refuses less than 75 MiB.
 _POLL_SECONDS = 0.2
+_START_TRIES = 3
+_TEMP_FOLDER = "/tmp"  # noqa: S108  # sockets live there, and their paths are short
+_TEMP_PREFIX = "ray-"
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS": "0",
     "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # Its monitor kills the trainer at 95 % of the pod's memory; the kernel and the operator know
     # better (reason OutOfMemory).
@@ -55,8 +60,23 @@ def start_ray(resources: Resources) -> Path:
     # Ray would set one thread per rank; the same number in every attempt keeps resumes exact.
     threads = max(1, resources.num_cpus // resources.num_ranks)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-    # Unix socket paths are short: not below a deep scratch folder.
-    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+    for is_last in [*[False] * (_START_TRIES - 1), True]:
+        folder = tempfile.mkdtemp(prefix=f"{_TEMP_PREFIX}{os.getpid()}-", dir=_TEMP_FOLDER)
+        try:
+            _init(resources, folder)
+        except Exception as error:
+            # Ray gives its node 30 s to start, which a busy machine may miss, and raises a bare
+            # Exception (ray/_private/node.py, raylet_start_wait_time_s).
+            if is_last:
+                raise InfrastructureError(RAY_NOT_STARTED, f"Ray did not start: {error}") from error
+            log.warning("Ray did not start, trying again: %s", error)
+            ray.shutdown()
+        else:
+            break
+    return Path(folder)
+
+
+def _init(resources: Resources, folder: str) -> None:
     ray.init(
         address="local",
         num_cpus=max(resources.num_cpus, resources.num_ranks),
@@ -66,12 +86,13 @@ def start_ray(resources: Resources) -> Path:
         logging_level=logging.WARNING,
         log_to_driver=False,
     )
-    return Path(folder)
 
 
-def stop_ray(ray_folder: Path) -> None:
+def stop_ray() -> None:
+    """End Ray's processes and remove its folder; harmless where it has not started."""
     ray.shutdown()
-    shutil.rmtree(ray_folder, ignore_errors=True)
+    for folder in Path(_TEMP_FOLDER).glob(f"{_TEMP_PREFIX}{os.getpid()}-*"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def keep_worker_output(ray_folder: Path, logs: Path) -> None:
@@ -89,7 +110,7 @@ def train(
     `fit()` runs on a thread so that this one stays free for signals and the grace period.
     """
     trainer = ray.train.torch.TorchTrainer(
-        train_worker,
+        _train_loop,
         train_loop_config=settings_of(attempt),
         scaling_config=ray.train.ScalingConfig(
             num_workers=resources.num_ranks,
@@ -111,13 +132,20 @@ def train(
             errors.append(error)
 
     thread = threading.Thread(target=fit, name="ray-train", daemon=True)
-    follower = LogFollower(attempt.folders.scratch / LOGS_NAME / "rank-0.log")
+    follower = LogFollower(attempt.folders.logs / "rank-0.log")
     follower.start()
     thread.start()
     while thread.is_alive() and not is_given_up():
         thread.join(timeout=_POLL_SECONDS)
     follower.close()
     return errors[0] if errors else None
+
+
+def _train_loop(settings: dict[str, Any]) -> None:
+    # Only the workers need torch, transformers and MLflow; the driver starts sooner without.
+    from anneal_jobs.worker import train_worker
+
+    train_worker(settings)
 
 
 def _storage_folder(scratch: Path) -> Path:

@@ -18,7 +18,12 @@ from pathlib import Path
 
 from anneal_jobs.attempt import Attempt, AttemptFolders
 from anneal_jobs.cpus import count_cpus
-from anneal_jobs.errors import TRAINER_CRASHED, InfrastructureError
+from anneal_jobs.errors import (
+    CHECKPOINT_GIVEN_UP,
+    RUN_CONFIG_INVALID,
+    TRAINER_CRASHED,
+    InfrastructureError,
+)
 from anneal_jobs.logs import log_to, tail_of
 from anneal_jobs.outcome import (
     find_outcome,
@@ -29,11 +34,10 @@ from anneal_jobs.outcome import (
 from anneal_jobs.progress import ProgressServer, send_outcome
 from anneal_jobs.ray_driver import Resources, keep_worker_output, start_ray, stop_ray, train
 from anneal_jobs.stop import StopRequest
+from anneal_jobs.storage.access import s3_settings_of
 from anneal_jobs.storage.outputs import LOGS_NAME
 from anneal_jobs.storage.places import open_folder
 from anneal_jobs.storage.uri import parse_uri
-from anneal_jobs.worker import LOGS_NAME as LOCAL_LOGS_NAME
-from anneal_jobs.worker import OUTCOMES_NAME
 from anneal_operator.api import names
 from anneal_operator.api.outcome import Outcome, OutcomeClass
 from anneal_operator.api.run_config import RunConfig
@@ -55,7 +59,7 @@ class Arguments:
 
 def main() -> None:
     arguments = _parse(sys.argv[1:])
-    log_to(arguments.scratch / LOCAL_LOGS_NAME / "driver.log", with_console=True)
+    log_to(AttemptFolders(scratch=arguments.scratch).logs / "driver.log", with_console=True)
     sys.exit(run(arguments, os.environ))
 
 
@@ -87,14 +91,12 @@ def run(arguments: Arguments, environment: Mapping[str, str]) -> int:
         num_cpus=count_cpus(),
         use_gpu=config.compute.gpus_per_worker > 0,
     )
-    ray_folder = start_ray(resources)
-    stop.install()
-    outcome = run_ranks(attempt, resources, stop, ray_folder=ray_folder)
+    outcome = run_with_ray(attempt, resources, stop)
     log.info("outcome %s %s: %s", outcome.outcome_class, outcome.reason, outcome.message)
     seconds = min(_TELL_SECONDS, stop.remaining_seconds - _LOG_SHARE_SECONDS)
     tell(outcome, number=number, termination_log=arguments.termination_log, seconds=seconds)
     keep_logs(attempt, outcome)
-    stop_ray(ray_folder)
+    stop_ray()
     return int(outcome.outcome_class.exit_code)
 
 
@@ -104,24 +106,34 @@ def read_config(path: Path) -> RunConfig:
         return RunConfig.model_validate_json(path.read_bytes())
     except (OSError, ValueError, ConfigError) as error:
         raise InfrastructureError(
-            "RunConfigInvalid", f"The stored run config {path} cannot be read: {error}"
+            RUN_CONFIG_INVALID, f"The stored run config {path} cannot be read: {error}"
         ) from error
+
+
+def run_with_ray(attempt: Attempt, resources: Resources, stop: StopRequest) -> Outcome:
+    """Start Ray and train; a Ray that does not start is an outcome too."""
+    try:
+        ray_folder = start_ray(resources)
+    except InfrastructureError as error:
+        return outcome_of_error(error)
+    stop.install()
+    return run_ranks(attempt, resources, stop, ray_folder=ray_folder)
 
 
 def run_ranks(
     attempt: Attempt, resources: Resources, stop: StopRequest, *, ray_folder: Path
 ) -> Outcome:
     """Train on all ranks, and find out how it ended."""
-    outcomes = attempt.folders.scratch / OUTCOMES_NAME
+    outcomes = attempt.folders.outcomes
     outcomes.mkdir(parents=True, exist_ok=True)
     error = train(attempt, resources, is_given_up=lambda: stop.is_overdue)
     if outcome := find_outcome(outcomes):
         return outcome
-    keep_worker_output(ray_folder, attempt.folders.scratch / LOCAL_LOGS_NAME)
+    keep_worker_output(ray_folder, attempt.folders.logs)
     if stop.is_overdue:
         return Outcome(
             outcome_class=OutcomeClass.INFRASTRUCTURE,
-            reason="CheckpointGivenUp",
+            reason=CHECKPOINT_GIVEN_UP,
             message="The checkpoint could not be stored within checkpoint.graceSeconds; the next "
             "attempt goes on from the one before. Raise it if this happens again.",
         )
@@ -148,10 +160,10 @@ def keep_logs(attempt: Attempt, outcome: Outcome) -> None:
     """Leave the outcome and the end of every log file in the output folder."""
     name = f"{LOGS_NAME}/attempt-{attempt.number:02d}"
     try:
-        folder = open_folder(parse_uri(attempt.config.output_uri), attempt.s3_settings)
+        folder = open_folder(parse_uri(attempt.config.output_uri), s3_settings_of(attempt.config))
         data = outcome.model_dump_json(exclude_none=True, indent=2).encode()
         folder.write(f"{name}/outcome.json", data)
-        for path in sorted((attempt.folders.scratch / LOCAL_LOGS_NAME).glob("*.log")):
+        for path in sorted((attempt.folders.logs).glob("*.log")):
             folder.write(f"{name}/{path.name}", tail_of(path))
     except (UserError, OSError) as error:
         log.warning("the logs could not be stored: %s", error)

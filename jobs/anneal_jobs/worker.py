@@ -8,16 +8,14 @@ wait, so that Ray ends them. The driver alone maps outcomes to an exit code.
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import Any
 
 import ray.train
 import ray.train.torch
 import torch.distributed
 
-from anneal_jobs.attempt import (
-    Attempt,
-    AttemptFolders,
+from anneal_jobs.attempt import Attempt, attempt_of
+from anneal_jobs.execution import (
     Reporting,
     checkpoint_store,
     fetch_inputs,
@@ -32,13 +30,9 @@ from anneal_jobs.run_state import RunState
 from anneal_jobs.tracking.connection import connect
 from anneal_jobs.tracking.writer import RunWriter
 from anneal_operator.api.outcome import Outcome
-from anneal_operator.api.run_config import RunConfig
 from anneal_pipeline.stages import run_pipeline
 
 log = logging.getLogger(__name__)
-
-OUTCOMES_NAME = "outcomes"
-LOGS_NAME = "logs"
 
 
 def train_worker(settings: dict[str, Any]) -> None:
@@ -46,9 +40,9 @@ def train_worker(settings: dict[str, Any]) -> None:
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     attempt = attempt_of(settings)
-    log_to(attempt.folders.scratch / LOGS_NAME / f"rank-{rank}.log", with_console=False)
+    log_to(attempt.folders.logs / f"rank-{rank}.log", with_console=False)
     logging.captureWarnings(capture=True)
-    outcome_path = attempt.folders.scratch / OUTCOMES_NAME / f"rank-{rank}.json"
+    outcome_path = attempt.folders.outcomes / f"rank-{rank}.json"
     state = RunState()
     try:
         if rank == 0:
@@ -63,29 +57,6 @@ def train_worker(settings: dict[str, Any]) -> None:
         )
         if world_size > 1:
             raise
-
-
-def attempt_of(settings: dict[str, Any]) -> Attempt:
-    return Attempt(
-        config=RunConfig.model_validate_json(settings["config"]),
-        number=settings["number"],
-        trusts_prepared_data=settings["trusts_prepared_data"],
-        writer_name=settings["writer_name"],
-        run_id=settings["run_id"],
-        folders=AttemptFolders(scratch=Path(settings["scratch"])),
-    )
-
-
-def settings_of(attempt: Attempt) -> dict[str, Any]:
-    """The attempt as plain data, which survives any version of pickle."""
-    return {
-        "config": attempt.config.model_dump_json(by_alias=True, exclude_none=True),
-        "number": attempt.number,
-        "trusts_prepared_data": attempt.trusts_prepared_data,
-        "writer_name": attempt.writer_name,
-        "run_id": attempt.run_id,
-        "scratch": str(attempt.folders.scratch),
-    }
 
 
 def _run_first(attempt: Attempt, state: RunState, *, world_size: int) -> Outcome:

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from anneal_jobs.storage.access import s3_settings_of
 from anneal_jobs.storage.places import open_folder
-from anneal_jobs.storage.s3 import S3Settings
 from anneal_jobs.storage.uri import parse_uri
 from anneal_operator.api.outcome import Outcome
 from anneal_operator.api.run_config import RunConfig
@@ -20,7 +20,7 @@ _ANSWERS_MAX = 3
 _ANSWER_CHARS = 400
 
 
-def print_closing(console: Console, config: RunConfig, outcome: Outcome, *, run_id: str) -> None:
+def print_closing(console: Console, config: RunConfig, outcome: Outcome) -> None:
     report = _read_report(config)
     console.print()
     console.print(f"[bold]{config.job.name}[/bold]: {outcome.step} steps")
@@ -29,13 +29,12 @@ def print_closing(console: Console, config: RunConfig, outcome: Outcome, *, run_
         console.print(_answers(pair))
     console.print(Text(f"model     {outcome.model_version} (alias {config.tracking.alias})"))
     console.print(Text(f"files     {config.output_uri}"))
-    console.print(Text(f"MLflow    {_mlflow_hint(config)}, run {run_id}"))
+    console.print(Text(f"MLflow    {_mlflow_hint(config)}"))
     console.print(Text(f"load it   {_load_hint(config)}"))
 
 
 def _read_report(config: RunConfig) -> dict[str, Any]:
-    storage = config.storage
-    settings = S3Settings(endpoint=storage.endpoint, region=storage.region)
+    settings = s3_settings_of(config)
     data = open_folder(parse_uri(config.output_uri), settings).read("evaluation/report.json")
     report: dict[str, Any] = json.loads(data) if data else {}
     return report

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import signal
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from types import FrameType
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from anneal_jobs.attempt import Attempt, Reporting, run_first_rank
+from anneal_jobs.attempt import Attempt
 from anneal_jobs.cli import terminal
 from anneal_jobs.cli.closing import print_closing
 from anneal_jobs.cli.display import BarDisplay, LineDisplay
@@ -26,11 +27,12 @@ from anneal_jobs.cli.local_job import (
     run_config_of,
 )
 from anneal_jobs.errors import TRACKING_FAILED, InfrastructureError, JobsError
+from anneal_jobs.execution import CONFIG_NAME, Reporting, run_first_rank
 from anneal_jobs.logs import log_to, tail_of
 from anneal_jobs.outcome import outcome_of_error
 from anneal_jobs.run_state import RunState
+from anneal_jobs.storage.access import s3_settings_of
 from anneal_jobs.storage.places import open_folder
-from anneal_jobs.storage.s3 import S3Settings
 from anneal_jobs.storage.uri import parse_uri
 from anneal_jobs.tracking.connection import UnreachableError, connect, tell_outage_apart
 from anneal_jobs.tracking.local_run import RunEnd, close_run, ensure_run
@@ -63,11 +65,16 @@ def run_job(job: JobFile, options: LocalOptions) -> int:
     """Run to the end or to an interruption; returns the exit code."""
     config = run_config_of(job, options)
     try:
-        folder = open_folder(parse_uri(config.output_uri), _s3_settings(config))
-        number = last_attempt(folder) + 1
+        folder = open_folder(parse_uri(config.output_uri), s3_settings_of(config))
+        last = last_attempt(folder)
+        if done := _done_already(folder, config, number=last):
+            terminal.stderr().print(f"{job.name} is done already; --output names a new folder")
+            print_closing(terminal.stdout(), config, done)
+            return 0
         client, run_id = _open_run(config)
     except (PipelineError, JobsError) as error:
         return _report(config, outcome_of_error(error), run_id=None)
+    number = last + 1
     attempt = attempt_of(config, number=number, run_id=run_id)
     log_path = attempt.folders.scratch / _LOG_NAME
     log_path.unlink(missing_ok=True)
@@ -77,6 +84,17 @@ def run_job(job: JobFile, options: LocalOptions) -> int:
     _keep(folder, outcome, number=number, log_path=log_path)
     close_run(client, run_id, end=_RUN_ENDS[outcome.outcome_class])
     return _report(config, outcome, run_id=run_id)
+
+
+def _done_already(folder: BlobFolder, config: RunConfig, *, number: int) -> Outcome | None:
+    """The outcome of the last attempt, if it finished this very configuration."""
+    data = folder.read(f"{attempt_folder(number)}/outcome.json") if number else None
+    outcome = Outcome.model_validate_json(data) if data else None
+    if outcome is None or outcome.outcome_class is not OutcomeClass.DONE:
+        return None
+    stored = folder.read(CONFIG_NAME)
+    same = stored is not None and json.loads(stored) == config.pipeline.to_data()
+    return outcome if same else None
 
 
 def _open_run(config: RunConfig) -> tuple[MlflowClient, str]:
@@ -160,7 +178,7 @@ def _keep(folder: BlobFolder, outcome: Outcome, *, number: int, log_path: Path) 
 
 def _report(config: RunConfig, outcome: Outcome, *, run_id: str | None) -> int:
     if outcome.outcome_class is OutcomeClass.DONE and run_id is not None:
-        print_closing(terminal.stdout(), config, outcome, run_id=run_id)
+        print_closing(terminal.stdout(), config, outcome)
     elif outcome.outcome_class is OutcomeClass.INTERRUPTED:
         terminal.stderr().print(f"{outcome.message} Run the same command again.", markup=False)
     else:
@@ -168,7 +186,3 @@ def _report(config: RunConfig, outcome: Outcome, *, run_id: str | None) -> int:
         if run_id is not None and outcome.outcome_class is OutcomeClass.INFRASTRUCTURE:
             terminal.stderr().print(f"log: {config.output_uri}/logs", markup=False)
     return _EXIT_CODES[outcome.outcome_class]
-
-
-def _s3_settings(config: RunConfig) -> S3Settings:
-    return S3Settings(endpoint=config.storage.endpoint, region=config.storage.region)

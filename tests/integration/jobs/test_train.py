@@ -23,7 +23,7 @@ from .conftest import BUCKET, MlflowServer, S3Server
 from .progress_server import ProgressRecorder
 from .tiny import write_rows
 
-DEADLINE_SECONDS = 400.0
+DEADLINE_SECONDS = 900.0
 
 
 class Trial:

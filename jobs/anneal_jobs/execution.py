@@ -1,0 +1,251 @@
+"""One attempt of a job, in the process that trains: fetch, run the pipeline, store, register.
+
+The same function serves the Ray Train worker and `anneal run`. It returns an outcome; `UserError`
+and `InfrastructureError` pass through to whoever called, who turns them into one.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from anneal_jobs.attempt import Attempt
+from anneal_jobs.errors import StaleAttemptError, StorageUnreachableError
+from anneal_jobs.observer import STAGE_DOWNLOAD, STAGE_REGISTER, STAGE_UPLOAD, RunObserver
+from anneal_jobs.progress import ProgressReporter
+from anneal_jobs.run_state import RunState
+from anneal_jobs.storage.access import s3_settings_of
+from anneal_jobs.storage.dataset import fetch_dataset
+from anneal_jobs.storage.model import FetchedModel, fetch_model
+from anneal_jobs.storage.outputs import (
+    ARTEFACTS_NAME,
+    CHECKPOINTS_NAME,
+    OutputUploader,
+    restore_workspace,
+)
+from anneal_jobs.storage.places import open_folder
+from anneal_jobs.storage.source import OnBytes, SourceAccess
+from anneal_jobs.storage.uri import StorageUri, parse_uri
+from anneal_jobs.tracking.run_record import RunRecord
+from anneal_jobs.tracking.system_metrics import SystemSampler
+from anneal_jobs.tracking.writer import RunWriter
+from anneal_operator.api.outcome import Outcome, OutcomeClass
+from anneal_pipeline.checkpoint.manifest import sha256_of
+from anneal_pipeline.checkpoint.store import BlobFolder, CheckpointStore
+from anneal_pipeline.errors import DOES_NOT_FIT, UserError
+from anneal_pipeline.observer import EVENT_CHECKPOINT_REJECTED, Observer
+from anneal_pipeline.stages import DatasetFiles, PipelineResult, run_pipeline
+
+log = logging.getLogger(__name__)
+
+CONFIG_NAME = "config.json"
+_PREPARED_MARK = "data/report.json"
+FLUSH_SECONDS = 60.0
+_STOP_FLUSH_SECONDS = 5.0
+_OUT_OF_MEMORY = (
+    "The accelerator ran out of memory: lower training.microBatchSize or training.sequenceLength, "
+    "or set training.gradientCheckpointing"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    model: FetchedModel
+    dataset: DatasetFiles | None
+    """None: the workspace holds the rows as an earlier attempt has prepared them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """The output folder, and the workspace that mirrors it (or is it)."""
+
+    uri: StorageUri
+    folder: BlobFolder
+    workspace: Path
+
+    @property
+    def is_local(self) -> bool:
+        return self.uri.scheme == "file"
+
+
+def open_place(attempt: Attempt) -> Place:
+    """Open the output folder and prove that it can be written, before anything costs time."""
+    uri = parse_uri(attempt.config.output_uri)
+    folder = open_folder(uri, s3_settings_of(attempt.config))
+    config = attempt.config.pipeline.model_dump_json(by_alias=True, exclude_none=True, indent=2)
+    folder.write(CONFIG_NAME, config.encode() + b"\n")
+    if uri.scheme == "file":
+        return Place(uri=uri, folder=folder, workspace=Path(uri.path).expanduser())
+    attempt.folders.workspace.mkdir(parents=True, exist_ok=True)
+    return Place(uri=uri, folder=folder, workspace=attempt.folders.workspace)
+
+
+def fetch_inputs(attempt: Attempt, *, workspace: Path, on_bytes: OnBytes) -> Inputs:
+    """Fetch what the run reads: the dataset first, because a mistake in it is the likeliest."""
+    pipeline, folder = attempt.config.pipeline, attempt.folders.inputs
+    access = _source_access(attempt)
+    dataset = None
+    if not (attempt.trusts_prepared_data and (workspace / _PREPARED_MARK).is_file()):
+        dataset = fetch_dataset(
+            pipeline.dataset, to=folder / "dataset", access=access, on_bytes=on_bytes
+        )
+    model = fetch_model(pipeline.model, to=folder / "model", access=access, on_bytes=on_bytes)
+    return Inputs(model=model, dataset=dataset)
+
+
+def checkpoint_store(
+    attempt: Attempt, place: Place, *, rank: int, on_rejected: Callable[[str, str], None]
+) -> CheckpointStore:
+    """The job's checkpoints; each rank keeps its verified copies apart."""
+    return CheckpointStore(
+        open_folder(place.uri.child(CHECKPOINTS_NAME), s3_settings_of(attempt.config)),
+        scratch=attempt.folders.checkpoints / f"rank-{rank}",
+        attempt=attempt.number,
+        writer=attempt.writer_name,
+        keep=attempt.config.pipeline.checkpoint.keep,
+        on_rejected=on_rejected,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reporting:
+    """Who hears of the run, besides the files it leaves."""
+
+    state: RunState
+    writer: RunWriter
+    reporter: ProgressReporter | None = None
+    display: Observer | None = None
+
+
+def run_first_rank(
+    attempt: Attempt,
+    reporting: Reporting,
+    *,
+    device: torch.device,
+    world_size: int,
+    inputs_ready: Callable[[], None],
+) -> Outcome:
+    """The whole attempt, as rank 0 sees it. `inputs_ready` lets the other ranks go on."""
+    state = reporting.state
+    place = open_place(attempt)
+    record = RunRecord(attempt.config, attempt=attempt.number)
+    if not place.is_local:
+        restore_workspace(place.folder, place.workspace)
+    inputs = fetch_inputs(
+        attempt, workspace=place.workspace, on_bytes=_stage_bytes(state, STAGE_DOWNLOAD)
+    )
+    inputs_ready()
+    uploader = None
+    if not place.is_local:
+        uploader = OutputUploader(
+            place.folder, workspace=place.workspace, on_bytes=_stage_bytes(state, STAGE_UPLOAD)
+        )
+        uploader.start()
+    observer = RunObserver(
+        state=state,
+        stop_file=attempt.folders.stop_file,
+        writer=reporting.writer,
+        reporter=reporting.reporter,
+        uploader=uploader,
+        display=reporting.display,
+        workspace=place.workspace,
+    )
+    record.begin(reporting.writer, model_digest=inputs.model.digest)
+    sampler = SystemSampler(reporting.writer, step=lambda: state.step or 0)
+    sampler.start()
+    try:
+        result = run_pipeline(
+            attempt.config.pipeline,
+            workspace=place.workspace,
+            model_dir=inputs.model.folder,
+            dataset_files=inputs.dataset,
+            checkpoints=checkpoint_store(
+                attempt, place, rank=0, on_rejected=_rejection_event(observer)
+            ),
+            observer=observer,
+            device=device,
+            rank=0,
+            world_size=world_size,
+        )
+    except torch.OutOfMemoryError as error:
+        raise UserError(DOES_NOT_FIT, f"{_OUT_OF_MEMORY} ({error})") from error
+    finally:
+        sampler.close()
+    if reporting.reporter is not None and reporting.reporter.is_stale:
+        raise StaleAttemptError
+    if result.interrupted:
+        reporting.writer.flush(within_seconds=_STOP_FLUSH_SECONDS)
+        return _interrupted(result)
+    if uploader is not None:
+        uploader.finish()
+        verify_artefacts(place, result)
+    return _finish(reporting, record, result, model_digest=inputs.model.digest)
+
+
+def _source_access(attempt: Attempt) -> SourceAccess:
+    return SourceAccess(s3=s3_settings_of(attempt.config), hub_endpoint=attempt.config.hub.endpoint)
+
+
+def verify_artefacts(place: Place, result: PipelineResult) -> None:
+    """Read the artefact manifest back from where it was stored and compare it."""
+    local = place.workspace / ARTEFACTS_NAME / "manifest.json"
+    stored = place.folder.read(f"{ARTEFACTS_NAME}/manifest.json")
+    if stored != local.read_bytes() or sha256_of(local) != result.artefact_digest:
+        raise StorageUnreachableError(
+            f"The artefact manifest read back from the output folder is not the one written "
+            f"(SHA-256 {result.artefact_digest}); the storage or another writer changed it."
+        )
+
+
+def _finish(
+    reporting: Reporting, record: RunRecord, result: PipelineResult, *, model_digest: str
+) -> Outcome:
+    reporting.state.set_stage(STAGE_REGISTER, done=0, total=1, unit="versions")
+    record.end(reporting.writer, result)
+    if not reporting.writer.flush(within_seconds=FLUSH_SECONDS):
+        log.warning("MLflow has not taken all points; the registration will tell whether it can")
+    if result.adapter_dir is None:
+        raise RuntimeError("the pipeline ended without an adapter")
+    version = record.register(
+        reporting.writer, result, adapter_dir=result.adapter_dir, model_digest=model_digest
+    )
+    reporting.writer.flush(within_seconds=FLUSH_SECONDS)
+    return Outcome(
+        outcome_class=OutcomeClass.DONE,
+        reason="Trained",
+        message=f"Trained {result.step} steps and registered {version}.",
+        step=result.step,
+        checkpoint=result.checkpoint,
+        artefact_digest=f"sha256:{result.artefact_digest}" if result.artefact_digest else None,
+        model_version=version,
+        metrics=record.final_metrics(result),
+    )
+
+
+def _interrupted(result: PipelineResult) -> Outcome:
+    saved = (
+        f"checkpoint {result.checkpoint} is saved" if result.checkpoint else "nothing to save yet"
+    )
+    return Outcome(
+        outcome_class=OutcomeClass.INTERRUPTED,
+        reason="Interrupted",
+        message=f"Stopped on request at step {result.step}: {saved}; the next attempt goes on.",
+        step=result.step,
+        checkpoint=result.checkpoint,
+    )
+
+
+def _stage_bytes(state: RunState, stage: str) -> OnBytes:
+    return lambda done, total: state.set_stage(stage, done=done, total=total, unit="bytes")
+
+
+def _rejection_event(observer: Observer) -> Callable[[str, str], None]:
+    def tell(name: str, why: str) -> None:
+        message = f"Checkpoint {name} was passed over: {why}."
+        observer.on_event(EVENT_CHECKPOINT_REJECTED, message, {"checkpoint": name})
+
+    return tell

@@ -1,0 +1,109 @@
+"""`anneal run` as a person types it: a process of its own, local folders, SQLite."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from anneal_operator.api.names import TAG_JOB_NAME
+
+from .tiny import write_rows
+
+DEADLINE_SECONDS = 900.0
+JOB = """
+apiVersion: anneal.dev/v1alpha1
+kind: FineTuneJob
+metadata: {name: tiny}
+spec:
+  model: {uri: model}
+  dataset: {uri: rows.jsonl}
+  tuning: {method: lora, lora: {rank: 4, alpha: 8}}
+  training: {maxSteps: 6, batchSize: 2, learningRate: 5e-3, sequenceLength: 32}
+  evaluation: {numGenerations: 1}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tiny_model: Path) -> Path:
+    (tmp_path / "model").symlink_to(tiny_model)
+    (tmp_path / "job.yaml").write_text(JOB)
+    write_rows(tmp_path / "rows.jsonl")
+    return tmp_path
+
+
+def start(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
+    environment = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache"), "NO_COLOR": "1"}
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    return subprocess.Popen(
+        [sys.executable, "-m", "anneal_jobs.cli.main", "run", "-f", "job.yaml", *arguments],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
+    stdout, stderr = process.communicate(timeout=DEADLINE_SECONDS)
+    return process.returncode, stdout, stderr
+
+
+def run_client(folder: Path) -> MlflowClient:
+    return MlflowClient(f"sqlite:///{folder / 'anneal-runs' / 'mlflow.db'}")
+
+
+def test_a_job_is_interrupted_resumed_done_and_not_done_again(folder: Path) -> None:
+    steps = "training.maxSteps=80"
+    process = start(folder, "--set", steps)
+    assert process.stderr is not None
+    first_step = next((line for line in process.stderr if line.startswith("step ")), "")
+    assert first_step.startswith("step 1/80  loss ")
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    code, _, stderr = finish(process)
+    assert code == 75, stderr
+    assert "Run the same command again" in stderr
+
+    code, stdout, stderr = finish(start(folder, "--set", steps))
+    assert code == 0, stderr
+    assert "Resuming from step" in stderr
+    assert "responsePerplexity" in stdout
+    assert "tiny/1 (alias candidate)" in stdout
+    assert (folder / "anneal-runs/tiny/artifacts/adapter/adapter_model.safetensors").is_file()
+
+    client = run_client(folder)
+    [run] = client.search_runs(["1"], filter_string=f"tags.`{TAG_JOB_NAME}` = 'tiny'")
+    history = client.get_metric_history(run.info.run_id, "train/loss")
+    assert [point.step for point in history] == list(range(1, 81))
+    assert run.info.status == "FINISHED"
+
+    code, stdout, stderr = finish(start(folder, "--set", steps))
+    assert (code, "is done already" in stderr) == (0, True)
+    assert "tiny/1 (alias candidate)" in stdout
+    assert "Traceback" not in stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        pytest.param(
+            ("--set", "dataset.uri=gone.jsonl"), "no dataset at gone.jsonl", id="no dataset"
+        ),
+        pytest.param(("--set", "model.uri=gone"), "no model at gone", id="no model"),
+        pytest.param(("--set", "training.maxSteps=x"), "spec.training.maxSteps", id="wrong type"),
+    ],
+)
+def test_a_mistake_is_one_sentence_on_stderr(
+    folder: Path, arguments: tuple[str, ...], part: str
+) -> None:
+    code, stdout, stderr = finish(start(folder, *arguments))
+    assert (code, stdout) == (65, "")
+    [line] = [line for line in stderr.splitlines() if line.startswith("error: ")]
+    assert part in line
+    assert "Traceback" not in stderr

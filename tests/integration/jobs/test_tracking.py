@@ -1,0 +1,213 @@
+"""Tracking against a real MLflow server with proxied artefacts."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import pytest
+from mlflow import MlflowClient
+
+from anneal_jobs.tracking.connection import connect
+from anneal_jobs.tracking.local_run import close_run, ensure_run
+from anneal_jobs.tracking.parameters import write_parameters, write_tags
+from anneal_jobs.tracking.registration import Registration, register
+from anneal_jobs.tracking.writer import Action, RunWriter
+from anneal_operator.api.names import TAG_ARTEFACT_DIGEST, TAG_JOB_UID
+
+from .conftest import MlflowServer
+
+LONG_SECONDS = 300.0
+
+
+@pytest.fixture
+def client(mlflow_server: MlflowServer) -> MlflowClient:
+    return connect(mlflow_server.uri, credentials=Path("/nonexistent"))
+
+
+@pytest.fixture
+def run_id(client: MlflowClient, request: pytest.FixtureRequest) -> str:
+    experiment = client.create_experiment(request.node.name)
+    return str(client.create_run(experiment).info.run_id)
+
+
+@pytest.fixture
+def writer(client: MlflowClient, run_id: str) -> Iterator[RunWriter]:
+    writer = RunWriter(client, run_id, linger_seconds=0.1)
+    writer.start()
+    yield writer
+    writer.close()
+
+
+def steps_of(client: MlflowClient, run_id: str, key: str = "train/loss") -> list[int]:
+    return [point.step for point in client.get_metric_history(run_id, key)]
+
+
+def add_steps(writer: RunWriter, first: int, last: int) -> None:
+    for step in range(first, last + 1):
+        writer.add({"train/loss": 1.0 / step}, step=step)
+
+
+def test_points_arrive_in_order_and_the_run_stays_open(
+    client: MlflowClient, run_id: str, writer: RunWriter
+) -> None:
+    add_steps(writer, 1, 1500)
+    assert writer.flush(within_seconds=LONG_SECONDS)
+    assert steps_of(client, run_id) == list(range(1, 1501))
+    writer.close()
+    assert client.get_run(run_id).info.status == "RUNNING"
+
+
+def test_an_outage_delays_points_and_loses_none(
+    mlflow_server: MlflowServer, client: MlflowClient, run_id: str, writer: RunWriter
+) -> None:
+    add_steps(writer, 1, 5)
+    assert writer.flush(within_seconds=LONG_SECONDS)
+    mlflow_server.stop()
+    try:
+        add_steps(writer, 6, 10)
+        assert not writer.flush(within_seconds=0.5)
+        kept = writer.save_state()["pendingMetrics"]
+        assert [step for _, _, step, _ in kept] == [6, 7, 8, 9, 10]
+    finally:
+        mlflow_server.start()
+    assert writer.flush(within_seconds=LONG_SECONDS)
+    assert steps_of(client, run_id) == list(range(1, 11))
+
+
+def test_a_resumed_attempt_leaves_neither_gap_nor_duplicate(
+    client: MlflowClient, run_id: str, writer: RunWriter
+) -> None:
+    # The first attempt saved a checkpoint at step 4 with points 3 and 4 not yet acknowledged; then
+    # points 3 to 6 arrived all the same, and it died.
+    add_steps(writer, 1, 2)
+    assert writer.flush(within_seconds=LONG_SECONDS)
+    unsent = RunWriter(client, run_id)
+    add_steps(unsent, 3, 4)
+    state = unsent.save_state()
+    writer.load_state(state)
+    add_steps(writer, 5, 6)
+    assert writer.flush(within_seconds=LONG_SECONDS)
+
+    second = RunWriter(client, run_id, linger_seconds=0.1)
+    second.load_state(state)
+    second.start()
+    add_steps(second, 5, 9)
+    assert second.flush(within_seconds=LONG_SECONDS)
+    second.close()
+    assert steps_of(client, run_id) == list(range(1, 10))
+
+
+def test_points_lost_on_the_way_are_replayed(
+    client: MlflowClient, run_id: str, writer: RunWriter
+) -> None:
+    unsent = RunWriter(client, run_id)
+    add_steps(unsent, 1, 4)
+    writer.load_state(unsent.save_state())
+    add_steps(writer, 5, 6)
+    assert writer.flush(within_seconds=LONG_SECONDS)
+    assert steps_of(client, run_id) == [1, 2, 3, 4, 5, 6]
+
+
+def test_parameters_are_written_once_and_keep_their_first_value(
+    client: MlflowClient, run_id: str
+) -> None:
+    values = {f"p{i}": str(i) for i in range(130)} | {"long": "x" * 7000}
+    write_parameters(client, run_id, values)
+    write_parameters(client, run_id, values | {"p1": "changed", "new": "1"})
+    params = client.get_run(run_id).data.params
+    assert (params["p1"], params["new"], len(params["long"])) == ("1", "1", 6000)
+    write_tags(client, run_id, {"anneal.attempt": "1"})
+    write_tags(client, run_id, {"anneal.attempt": "2"})
+    assert client.get_run(run_id).data.tags["anneal.attempt"] == "2"
+
+
+def test_a_refused_item_does_not_hold_up_the_others(
+    client: MlflowClient, run_id: str, writer: RunWriter
+) -> None:
+    def refused(client: MlflowClient, run_id: str) -> None:
+        client.set_tag(run_id, "k" * 5000, "too long a key")
+
+    writer.submit(Action(name="impossible tag", write=refused))
+    add_steps(writer, 1, 2)
+    assert writer.flush(within_seconds=LONG_SECONDS)
+    assert steps_of(client, run_id) == [1, 2]
+
+
+class TestRegistration:
+    @pytest.fixture
+    def registration(self, tmp_path: Path, request: pytest.FixtureRequest) -> Registration:
+        folder = tmp_path / "adapter"
+        folder.mkdir()
+        (folder / "adapter_config.json").write_text("{}")
+        (folder / "adapter_model.safetensors").write_bytes(b"weights")
+        return Registration(
+            name=f"bot-{request.node.name[:24]}",
+            alias="candidate",
+            adapter_dir=folder,
+            tags={TAG_JOB_UID: "uid-1", TAG_ARTEFACT_DIGEST: "sha256:1"},
+            description="A bot.",
+            metrics={"tunedPerplexity": 3.5},
+            step=10,
+        )
+
+    def test_twice_makes_one_version(
+        self, client: MlflowClient, run_id: str, registration: Registration
+    ) -> None:
+        name = registration.name
+        assert register(client, run_id, registration) == f"{name}/1"
+        assert register(client, run_id, registration) == f"{name}/1"
+        assert len(client.search_model_versions(f"name = '{name}'")) == 1
+        assert client.get_run(run_id).data.metrics["final/tunedPerplexity"] == 3.5
+
+    def test_another_job_makes_the_next_version_and_gets_the_alias(
+        self, client: MlflowClient, run_id: str, registration: Registration
+    ) -> None:
+        register(client, run_id, registration)
+        tags = {TAG_JOB_UID: "uid-2", TAG_ARTEFACT_DIGEST: "sha256:2"}
+        other = dataclasses.replace(registration, tags=tags)
+        assert register(client, run_id, other) == f"{registration.name}/2"
+        version = client.get_model_version_by_alias(registration.name, "candidate")
+        assert (version.version, version.tags[TAG_JOB_UID]) == ("2", "uid-2")
+
+    def test_a_registration_cut_short_is_finished(
+        self, client: MlflowClient, run_id: str, registration: Registration
+    ) -> None:
+        register(client, run_id, registration)
+        client.delete_registered_model_alias(registration.name, "candidate")
+        assert register(client, run_id, registration) == f"{registration.name}/1"
+        version = client.get_model_version_by_alias(registration.name, "candidate")
+        assert version.version == "1"
+
+    def test_the_files_load_by_alias_without_storage_credentials(
+        self,
+        client: MlflowClient,
+        run_id: str,
+        registration: Registration,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        register(client, run_id, registration)
+        monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
+        folder = mlflow.artifacts.download_artifacts(
+            f"models:/{registration.name}@candidate", dst_path=str(tmp_path / "loaded")
+        )
+        assert (Path(folder) / "adapter_model.safetensors").read_bytes() == b"weights"
+
+
+def test_a_local_job_finds_its_run_again(client: MlflowClient) -> None:
+    def ensure() -> str:
+        return ensure_run(
+            client,
+            experiment="local-jobs",
+            artifact_location=None,
+            job_name="tiny",
+            job_uid="uid-local",
+            tags={"team": "a"},
+        )
+
+    first = ensure()
+    close_run(client, first, end="KILLED")
+    assert ensure() == first
+    run = client.get_run(first)
+    assert (run.info.status, run.data.tags["team"]) == ("RUNNING", "a")
