@@ -8,6 +8,10 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
+
+# Models of a few thousand parameters: more threads only wait for each other.
+torch.set_num_threads(1)
 
 _KIT = Path(__file__).parents[2] / "unit" / "pipeline" / "kit.py"
 

@@ -7,6 +7,8 @@ from types import ModuleType
 
 import pytest
 import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
 
 from anneal_pipeline.config.training import TrainingConfig
 from anneal_pipeline.data.prepared import PreparedSplit
@@ -142,9 +144,6 @@ def test_32_rows_are_learnt_by_heart_and_answered_to_the_stop(
     assert observer.steps[-1].loss < 0.1
 
     adapter = tmp_path / "out" / "artifacts" / "adapter"
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
-
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder), adapter)
     tokenizer = load_tokenizer(adapter)
     asked = [f"What is {n} plus {n * n}?" for n in range(32)]

@@ -1,7 +1,7 @@
 """4-bit layers on the CPU train: also after they have been evaluated.
 
-bitsandbytes repacks a Linear4bit for inference when it first runs in eval mode without gradients on a
-CPU with AVX512-BF16, and its inputs get no gradient from then on; the loader has to prevent that.
+bitsandbytes repacks a Linear4bit for inference when it first runs in eval mode without gradients on
+a CPU with AVX512-BF16, and its inputs get no gradient from then on; the loader has to prevent that.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Linear4bit
 
+from anneal_pipeline.errors import UserError
 from anneal_pipeline.model.adapters import choose_targets, trainable_parameters
 from anneal_pipeline.model.loading import TunedModel, load_tuned_model
 from anneal_pipeline.training.batches import Batch
@@ -94,8 +95,6 @@ def test_every_adapter_matrix_learns(tuned: TunedModel) -> None:
 
 
 def test_targets_that_match_nothing_list_what_exists(tuned: TunedModel) -> None:
-    from anneal_pipeline.errors import UserError
-
     base = tuned.model.get_base_model()
     with pytest.raises(UserError, match=r"names attn_qkv, .* it has ") as caught:
         choose_targets(base, ["attn_qkv"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from pathlib import Path
 from types import ModuleType
@@ -142,7 +143,7 @@ def test_a_finished_run_leaves_the_promised_folder(
     report = json.loads((out / "evaluation/report.json").read_text())
     assert report["base"].keys() == report["tuned"].keys()
     assert report["tuned"]["responsePerplexity"] < report["base"]["responsePerplexity"]
-    assert [pair["prompt"] for pair in report["answers"]][0] == "What is 2 plus 2?"
+    assert report["answers"][0]["prompt"] == "What is 2 plus 2?"
 
     base = AutoModelForCausalLM.from_pretrained(model_dir)
     PeftModel.from_pretrained(base, out / "artifacts" / "adapter")
@@ -176,8 +177,6 @@ def test_a_loss_that_is_no_number_fails_honestly(
 
         def on_step(self, report: Any) -> None:
             if report.step == 2:
-                import gc
-
                 for tensor in gc.get_objects():
                     if isinstance(tensor, torch.nn.Parameter) and tensor.requires_grad:
                         tensor.data.fill_(float("nan"))
