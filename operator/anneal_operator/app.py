@@ -101,6 +101,7 @@ class Operator:
             board=self.board,
             metrics=self.metrics,
             leading=lambda: self.elector.leading,
+            synced=lambda: all(r.synced.is_set() for r in self.reflectors),
             leader_address=lambda: self.elector.holder.rpartition("@")[2],
             forward=forward,
             server_name=urlsplit(settings.progress_url).hostname or "",

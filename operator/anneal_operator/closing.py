@@ -10,6 +10,8 @@ from anneal_operator.draft import CloseRun, DeleteJob, Draft, RunState
 from anneal_pipeline.config.schema import ConfigError
 
 TRACKING_RETRY_SECONDS = 10.0
+CLOSING_RETRY_SECONDS = 60.0
+"""Nobody waits for the closing of a run, and many finished jobs may want it at once."""
 CLOSING_SECONDS_MAX = 3600
 """How long a time to live waits for an MLflow that does not answer."""
 
@@ -51,5 +53,5 @@ def close_run(draft: Draft, state: RunState) -> bool:
         return True
     if not draft.seen.pods_running:
         draft.actions.append(CloseRun(run_id=mlflow.run_id, state=state))
-    draft.look_again(TRACKING_RETRY_SECONDS)
+    draft.look_again(CLOSING_RETRY_SECONDS if tracking.error else TRACKING_RETRY_SECONDS)
     return False

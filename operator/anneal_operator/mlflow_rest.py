@@ -170,13 +170,16 @@ def _is_json(text: str) -> bool:
 
 
 def _run(run: Json) -> FoundRun:
-    info, data = run["info"], run.get("data") or {}
-    return FoundRun(
-        run_id=str(info["run_id"]),
-        experiment_id=str(info["experiment_id"]),
-        start_time=int(info.get("start_time") or 0),
-        tags={str(t["key"]): str(t["value"]) for t in data.get("tags") or ()},
-    )
+    try:
+        info, data = run["info"], run.get("data") or {}
+        return FoundRun(
+            run_id=str(info["run_id"]),
+            experiment_id=str(info["experiment_id"]),
+            start_time=int(info.get("start_time") or 0),
+            tags={str(t["key"]): str(t["value"]) for t in data.get("tags") or ()},
+        )
+    except (KeyError, TypeError) as error:
+        raise TrackingError(f"MLflow described a run without {error}; is it MLflow 3?") from error
 
 
 def _authorization(folder: Path | None) -> dict[str, str]:

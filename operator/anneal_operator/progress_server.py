@@ -13,10 +13,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 from aiohttp import web
@@ -26,11 +25,11 @@ from anneal_operator.api.progress import BODY_BYTES_MAX, ProgressReport
 from anneal_operator.api.status import FineTuneJobStatus
 from anneal_operator.conditions import finished
 from anneal_operator.errors import KubeError
-from anneal_operator.kube import Kube
+from anneal_operator.kube import Kube, Object, Selector
 from anneal_operator.logs import log_event
 from anneal_operator.metrics import Metrics
 from anneal_operator.progress_board import ProgressBoard
-from anneal_operator.resources import TOKEN_REVIEWS
+from anneal_operator.resources import PODS, TOKEN_REVIEWS
 from anneal_operator.store import Store
 from anneal_operator.workqueue import Key
 from anneal_pipeline.config.schema import ConfigError
@@ -58,6 +57,8 @@ class ProgressServer:
     board: ProgressBoard
     metrics: Metrics
     leading: Callable[[], bool]
+    synced: Callable[[], bool]
+    """Whether the caches have been filled; before that nothing can be said of a job."""
     leader_address: Callable[[], str]
     """`host:port` of the leader's progress server; empty if unknown."""
     forward: aiohttp.ClientSession
@@ -84,6 +85,8 @@ class ProgressServer:
             return self._answer(408, f"the report did not arrive within {READ_SECONDS:.0f} s")
         if not self.leading():
             return await self._pass_on(request, body)
+        if not self.synced():
+            return self._answer(503, "the operator is starting; try again")
         key = Key(request.match_info["namespace"], request.match_info["name"])
         return await self._take(request, key=key, body=body)
 
@@ -97,6 +100,7 @@ class ProgressServer:
             return self._answer(401, "send the projected token as a bearer token")
         try:
             pod_uid = await self._pod_of(token.strip(), audience=names.progress_audience(job_uid))
+            pod = await self._pod(job, uid=pod_uid) if pod_uid else None
         except KubeError as error:
             log_event(logger, "token_review_failed", level=logging.WARNING, error=str(error))
             return self._answer(503, "the token cannot be checked now; try again")
@@ -105,7 +109,9 @@ class ProgressServer:
         report = read_report(body)
         if report is None:
             return self._answer(400, "the body is no progress report")
-        answer = self._judge(job, key=key, pod_uid=pod_uid, report=report)
+        if pod is None:
+            return self._answer(403, f"pod {pod_uid} is no pod of {key}")
+        answer = self._judge(job, key=key, pod=pod, report=report)
         if answer is not None:
             return answer
         self.board.put(key, job_uid=job_uid, body=report)
@@ -116,26 +122,16 @@ class ProgressServer:
         return self._answer(200, "ok")
 
     def _judge(
-        self, job: dict[str, Any], *, key: Key, pod_uid: str, report: ProgressReport
+        self, job: Object, *, key: Key, pod: Object, report: ProgressReport
     ) -> web.Response | None:
-        """An answer that needs no further work: 403 not of this job, 409 no longer current."""
+        """An answer that needs no further work, such as 409: the attempt is not current."""
         try:
             status = FineTuneJobStatus.parse(job.get("status") or {})
         except ConfigError:
             return self._answer(503, f"the status of {key} cannot be read by this operator")
-        pod = next(
-            (
-                p
-                for p in self.pods.indexed(str(job["metadata"]["uid"]))
-                if p["metadata"]["uid"] == pod_uid
-            ),
-            None,
-        )
-        if pod is None:
-            return self._answer(403, f"pod {pod_uid} is no pod of {key}")
         label = str((pod["metadata"].get("labels") or {}).get(names.LABEL_ATTEMPT))
         if label != str(report.anneal.attempt):
-            return self._answer(403, f"pod {pod_uid} is attempt {label}, not the one it reports")
+            return self._answer(403, f"the pod is of attempt {label}, not of the one it reports")
         if report.anneal.attempt > status.attempt:
             return self._answer(503, "this attempt is not known here yet; try again")
         last = status.attempts[-1] if status.attempts else None
@@ -154,6 +150,17 @@ class ProgressServer:
                 409, f"attempt {label} is no longer the current one ({status.attempt}); stop"
             )
         return None
+
+    async def _pod(self, job: Object, *, uid: str) -> Object | None:
+        """The job's pod of that uid. A pod may report before our watch has told of it."""
+        job_uid = str(job["metadata"]["uid"])
+        known = _by_uid(self.pods.indexed(job_uid), uid)
+        if known is not None:
+            return known
+        selector = Selector(
+            namespace=str(job["metadata"]["namespace"]), labels=f"{names.LABEL_JOB_UID}={job_uid}"
+        )
+        return _by_uid(await self.kube.list_all(PODS, selector=selector), uid)
 
     async def _pod_of(self, token: str, *, audience: str) -> str | None:
         """The uid of the pod that the token was made for, if the API server vouches for it."""
@@ -201,6 +208,10 @@ class ProgressServer:
     def _answer(self, status: int, text: str) -> web.Response:
         self.metrics.reports.labels(str(status)).inc()
         return web.json_response({"message": text}, status=status)
+
+
+def _by_uid(pods: Iterable[Object], uid: str) -> Object | None:
+    return next((pod for pod in pods if pod["metadata"]["uid"] == uid), None)
 
 
 def read_report(body: bytes) -> ProgressReport | None:
