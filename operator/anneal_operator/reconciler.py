@@ -30,7 +30,7 @@ from anneal_operator.draft import (
     Plan,
     StopChild,
 )
-from anneal_operator.errors import Forbidden, KubeError, NotFound
+from anneal_operator.errors import AlreadyExists, Forbidden, KubeError, NotFound
 from anneal_operator.events import Note, event, notes
 from anneal_operator.kube import Kube
 from anneal_operator.logs import log_event
@@ -162,6 +162,9 @@ class Reconciler:
         body = event(note, job=job, instance=self.settings.pod_name, now=self.now())
         try:
             await self.kube.create(EVENTS, body, namespace=job.namespace)
+        except AlreadyExists:
+            # Said before, by us or by the replica that led before us.
+            return
         except KubeError as error:
             log_event(logger, "event_lost", level=logging.WARNING, error=str(error))
 
