@@ -14,7 +14,12 @@ from pathlib import Path
 import torch
 
 from anneal_jobs.attempt import Attempt
-from anneal_jobs.errors import StaleAttemptError, StorageUnreachableError
+from anneal_jobs.errors import (
+    INTERRUPTED,
+    StaleAttemptError,
+    StopRequestedError,
+    StorageUnreachableError,
+)
 from anneal_jobs.observer import STAGE_DOWNLOAD, STAGE_REGISTER, STAGE_UPLOAD, RunObserver
 from anneal_jobs.progress import ProgressReporter
 from anneal_jobs.run_state import RunState
@@ -45,7 +50,6 @@ log = logging.getLogger(__name__)
 CONFIG_NAME = "config.json"
 _PREPARED_MARK = "data/report.json"
 FLUSH_SECONDS = 60.0
-_STOP_FLUSH_SECONDS = 5.0
 _OUT_OF_MEMORY = (
     "The accelerator ran out of memory: lower training.microBatchSize or training.sequenceLength, "
     "or set training.gradientCheckpointing"
@@ -136,7 +140,9 @@ def run_first_rank(
     if not place.is_local:
         restore_workspace(place.folder, place.workspace)
     inputs = fetch_inputs(
-        attempt, workspace=place.workspace, on_bytes=_stage_bytes(state, STAGE_DOWNLOAD)
+        attempt,
+        workspace=place.workspace,
+        on_bytes=_download_bytes(state, attempt.folders.stop_file),
     )
     inputs_ready()
     uploader = None
@@ -178,7 +184,6 @@ def run_first_rank(
     if reporting.reporter is not None and reporting.reporter.is_stale:
         raise StaleAttemptError
     if result.interrupted:
-        reporting.writer.flush(within_seconds=_STOP_FLUSH_SECONDS)
         return _interrupted(result)
     if uploader is not None:
         uploader.finish()
@@ -232,7 +237,7 @@ def _interrupted(result: PipelineResult) -> Outcome:
     )
     return Outcome(
         outcome_class=OutcomeClass.INTERRUPTED,
-        reason="Interrupted",
+        reason=INTERRUPTED,
         message=f"Stopped on request at step {result.step}: {saved}; the next attempt goes on.",
         step=result.step,
         checkpoint=result.checkpoint,
@@ -241,6 +246,17 @@ def _interrupted(result: PipelineResult) -> Outcome:
 
 def _stage_bytes(state: RunState, stage: str) -> OnBytes:
     return lambda done, total: state.set_stage(stage, done=done, total=total, unit="bytes")
+
+
+def _download_bytes(state: RunState, stop_file: Path) -> OnBytes:
+    """Report what has been fetched, and notice a wish to stop between two files."""
+
+    def report(done: int, total: int) -> None:
+        state.set_stage(STAGE_DOWNLOAD, done=done, total=total, unit="bytes")
+        if stop_file.exists():
+            raise StopRequestedError
+
+    return report
 
 
 def _rejection_event(observer: Observer) -> Callable[[str, str], None]:

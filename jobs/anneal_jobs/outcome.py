@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from anneal_jobs.errors import TRAINER_CRASHED, InfrastructureError
+from anneal_jobs.errors import INTERRUPTED, TRAINER_CRASHED, InfrastructureError, StopRequestedError
 from anneal_operator.api.outcome import MESSAGE_MAX, Outcome, OutcomeClass
 from anneal_pipeline.errors import PipelineError, UserError
 
@@ -26,6 +26,8 @@ def outcome_of_error(
     message = str(error)
     if isinstance(error, UserError):
         outcome_class, reason = OutcomeClass.USER, error.reason
+    elif isinstance(error, StopRequestedError):
+        outcome_class, reason = OutcomeClass.INTERRUPTED, INTERRUPTED
     elif isinstance(error, InfrastructureError):
         reason = error.reason
     elif isinstance(error, PipelineError):

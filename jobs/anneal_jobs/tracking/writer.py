@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 _BATCH_POINTS = 1000  # MLflow's limit per request.
 _LINGER_SECONDS = 2.0
 _BACKOFF_MAX_SECONDS = 30.0
+_CLOSE_SECONDS = 5.0
 _STATE_KEY = "pendingMetrics"
 
 
@@ -90,10 +91,11 @@ class RunWriter:
         return done
 
     def close(self) -> None:
-        """End the thread without waiting for what is still queued."""
+        """Give what is queued a moment and end, because a grace period may be running out."""
+        self.flush(within_seconds=_CLOSE_SECONDS)
         self._closing.set()
         self._flushing.set()
-        self._thread.join(timeout=_BACKOFF_MAX_SECONDS)
+        self._thread.join(timeout=_CLOSE_SECONDS)
 
     def _is_empty(self) -> bool:
         return not self._actions and len(self._spool) == 0

@@ -2,7 +2,12 @@ from pathlib import Path
 
 import pytest
 
-from anneal_jobs.errors import InfrastructureError, StaleAttemptError, StorageUnreachableError
+from anneal_jobs.errors import (
+    InfrastructureError,
+    StaleAttemptError,
+    StopRequestedError,
+    StorageUnreachableError,
+)
 from anneal_jobs.outcome import (
     find_outcome,
     outcome_of_error,
@@ -20,6 +25,7 @@ from anneal_pipeline.errors import CheckpointError, TrainingFailedError, UserErr
         (UserError("DatasetEmpty", "There are no rows."), "User", "DatasetEmpty", 65),
         (TrainingFailedError("NonFiniteLoss", "Loss is NaN."), "User", "NonFiniteLoss", 65),
         (StorageUnreachableError("No answer."), "Infrastructure", "StorageUnreachable", 203),
+        (StopRequestedError(), "Interrupted", "Interrupted", 75),
         (StaleAttemptError(), "Infrastructure", "StaleAttempt", 203),
         (InfrastructureError("TrackingFailed", "No."), "Infrastructure", "TrackingFailed", 203),
         (CheckpointError("Damaged."), "Infrastructure", "Checkpoint", 203),
