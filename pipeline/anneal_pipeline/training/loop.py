@@ -187,6 +187,16 @@ class Trainer:
         self.state.best_value = value
         self.state.best_step = self.state.step
         self._save("best")
+        # Resumed at this very step, the checkpoint is the one that was resumed from.
+        if self.ranks.is_first and self.last_checkpoint is not None:
+            self.checkpoints.pin_best(
+                Best(
+                    name=self.last_checkpoint,
+                    step=self.state.step,
+                    metric=RESPONSE_PERPLEXITY,
+                    value=value,
+                )
+            )
 
     def _save(self, cause: str) -> None:
         """Save this step, once; the first rank writes, the others wait."""
@@ -211,23 +221,13 @@ class Trainer:
         manifest = self.checkpoints.save(folder, self.checkpoint_info(self.state))
         shutil.rmtree(folder)
         self.last_checkpoint = manifest.name
-        is_best = self.state.best_step == self.state.step
-        if is_best and self.state.best_value is not None:
-            self.checkpoints.pin_best(
-                Best(
-                    name=manifest.name,
-                    step=self.state.step,
-                    metric=RESPONSE_PERPLEXITY,
-                    value=self.state.best_value,
-                )
-            )
         self.observer.on_checkpoint(
             CheckpointReport(
                 name=manifest.name,
                 step=self.state.step,
                 num_bytes=manifest.num_bytes,
                 seconds=self.clock() - began,
-                is_best=is_best,
+                is_best=self.state.best_step == self.state.step,
                 cause=cause,
             )
         )

@@ -166,11 +166,8 @@ def test_another_configuration_is_no_continuation(
 def test_a_loss_that_is_no_number_fails_honestly(
     kit: ModuleType, model_dir: Path, rows: Path, tmp_path: Path
 ) -> None:
-    config = kit.make_config(
-        training={"learningRate": 1.0, "maxSteps": 50, "maxGradNorm": 1e6},
-        tuning={"method": "lora", "lora": {"rank": 4, "alpha": 4096.0}},
-        evaluation={"everySteps": 50, "numGenerations": 0, "baseline": False},
-    )
+    evaluation = {"baseline": False, "numGenerations": 0, "everySteps": 6}
+    config = kit.make_config(evaluation=evaluation)
 
     class Poisoning(kit.RecordingObserver):  # type: ignore[name-defined,misc]
         """Puts a NaN into the weights after the second step, as broken hardware would."""
