@@ -145,12 +145,7 @@ def run_first_rank(
         on_bytes=_download_bytes(state, attempt.folders.stop_file),
     )
     inputs_ready()
-    uploader = None
-    if not place.is_local:
-        uploader = OutputUploader(
-            place.folder, workspace=place.workspace, on_bytes=_stage_bytes(state, STAGE_UPLOAD)
-        )
-        uploader.start()
+    uploader = _start_uploader(place, state)
     observer = RunObserver(
         state=state,
         stop_file=attempt.folders.stop_file,
@@ -189,6 +184,16 @@ def run_first_rank(
         uploader.finish()
         verify_artefacts(place, result)
     return _finish(reporting, record, result, model_digest=inputs.model.digest)
+
+
+def _start_uploader(place: Place, state: RunState) -> OutputUploader | None:
+    if place.is_local:
+        return None
+    uploader = OutputUploader(
+        place.folder, workspace=place.workspace, on_bytes=_stage_bytes(state, STAGE_UPLOAD)
+    )
+    uploader.start()
+    return uploader
 
 
 def _source_access(attempt: Attempt) -> SourceAccess:

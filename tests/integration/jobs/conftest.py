@@ -16,8 +16,6 @@ import pytest
 
 from anneal_jobs.storage.s3 import S3Settings
 
-from .tiny import write_model
-
 CACHE = Path(os.environ.get("ANNEAL_CACHE") or Path.home() / ".cache" / "anneal")
 VERSITYGW = CACHE / "bin" / "versitygw"
 ACCESS_KEY, SECRET_KEY = "annealtestaccesskey1", "annealtestsecretkey1"
@@ -155,6 +153,8 @@ class MlflowServer:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from .tiny import write_model  # torch and transformers: only for the tests that train
+
     return write_model(tmp_path_factory.mktemp("tiny") / "model")
 
 
