@@ -42,7 +42,7 @@ ranges are named again. A name and the name with a port are two entries to MLflo
 - name: MLFLOW_SERVER_ENABLE_JOB_EXECUTION
   value: "false"
 - name: MLFLOW_S3_ENDPOINT_URL
-  value: {{ include "dev.s3Endpoint" . }}
+  value: {{ default (include "dev.s3Endpoint" .) .Values.s3.publicEndpoint }}
 - name: AWS_SHARED_CREDENTIALS_FILE
   value: /etc/anneal/storage/credentials
 - name: AWS_DEFAULT_REGION
