@@ -18,6 +18,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 def main() -> int:
     """Answer one question and print it."""
     options = _parser().parse_args()
+    # Else MLflow hands out links into its S3 server, which may be out of reach from here.
+    os.environ.setdefault("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", "false")
     mlflow.set_tracking_uri(options.tracking)
     adapter = mlflow.artifacts.download_artifacts(options.model)
     tokenizer = AutoTokenizer.from_pretrained(adapter)

@@ -44,7 +44,7 @@ def _show_live(jobs: Iterable[Job], *, terminal: Terminal) -> Job:
     )
     said = ""
     job = None
-    with Progress(*columns, console=terminal.console, transient=True) as bar:
+    with Progress(*columns, console=terminal.console, transient=True, refresh_per_second=2) as bar:
         task = bar.add_task("Pending", total=100, facts="")
         for job in jobs:
             if job.waits_for and job.waits_for != said:

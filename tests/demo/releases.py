@@ -100,6 +100,7 @@ def services_values(images: Images, *, is_test_cluster: bool) -> Object:
         values["mlflow"]["publicHosts"] = [host]
         values["mlflow"]["service"] = {"type": "NodePort", "nodePort": MLFLOW_NODE_PORT}
         values["s3"]["service"] = {"type": "NodePort", "nodePort": S3_NODE_PORT}
+        values["s3"]["publicEndpoint"] = TEST_CLUSTER_ADDRESSES.s3
     else:
         host = FORWARDED_ADDRESSES.mlflow.removeprefix("http://")
         values["mlflow"]["publicHosts"] = [host]
