@@ -6,6 +6,7 @@ and its class is why. It ends only when every pod of it is gone or over.
 
 from __future__ import annotations
 
+import re
 from datetime import datetime, timedelta
 
 from anneal_operator.api.names import attempt_name
@@ -19,6 +20,7 @@ from anneal_operator.draft import Draft
 from anneal_operator.observation import Pod
 
 BACKOFF_SECONDS_MAX = 3600
+_CHECKPOINT_NAME = re.compile(r"step-(?P<step>\d{1,9})-")
 INTERRUPTIONS_MAX = 2
 """So many interruptions in a row without a newer checkpoint count as infrastructure."""
 
@@ -62,6 +64,9 @@ def _absorb_report(draft: Draft) -> None:
     if report is None:
         return
     told, trainer = report.body.anneal, report.body.trainer_status
+    if draft.attempt is not None and told.attempt != draft.attempt.number:
+        # The last words of the attempt before.
+        return
     old = draft.status.progress or Progress()
     percent = trainer.progress_percentage
     draft.change(
@@ -89,6 +94,10 @@ def _absorb_outcome(draft: Draft, outcome: Outcome | None) -> None:
     draft.change_attempt(outcome=outcome, last_step=outcome.step or draft.attempt.last_step)
     if outcome.metrics:
         draft.change(metrics=dict(outcome.metrics))
+    saved = _CHECKPOINT_NAME.match(outcome.checkpoint or "")
+    if saved is not None:
+        # The one saved on the way out: no progress report told of it any more.
+        _checkpoint(draft, CheckpointStatus(name=saved.string, step=int(saved["step"])))
     if outcome.outcome_class is OutcomeClass.DONE and outcome.model_version:
         name, _, version = outcome.model_version.rpartition("/")
         draft.change_mlflow(model_name=name, model_version=version)
