@@ -28,6 +28,18 @@ INTERRUPTED = "Interrupted"
 USER_REASONS = (BUCKET_NOT_FOUND, STORAGE_ACCESS_DENIED, URI_INVALID)
 """Every reason a `UserError` raised by this package carries beside the pipeline's own."""
 
+INFRASTRUCTURE_REASONS = (
+    STORAGE_UNREACHABLE,
+    TRACKING_FAILED,
+    STALE_ATTEMPT,
+    TRAINER_CRASHED,
+    RAY_NOT_STARTED,
+    RUN_CONFIG_INVALID,
+    CHECKPOINT_GIVEN_UP,
+    INTERRUPTED,
+)
+"""Every other reason an outcome carries."""
+
 
 class JobsError(Exception):
     """The root of everything this package raises on purpose."""

@@ -67,7 +67,7 @@ def _by_outcome(said: Outcome, *, exit_code: int | None) -> Verdict:
     ):
         return Verdict(
             attempt_class="Infrastructure",
-            reason="OutcomeIncomplete",
+            reason=Reason.OUTCOME_INCOMPLETE,
             message="The trainer reported success but named no registered version and artefact "
             "digest.",
             exit_code=exit_code,
@@ -97,7 +97,7 @@ def _by_exit(pod: Pod) -> Verdict:
     if code == ExitCode.USER:
         return Verdict(
             attempt_class="User",
-            reason="InputRefused",
+            reason=Reason.INPUT_REFUSED,
             message="The trainer refused its input (exit code 65) and its outcome was lost; see "
             f"`kubectl logs {pod.name}`.",
             exit_code=code,

@@ -27,6 +27,7 @@ from anneal_operator.api.spec import FineTuneJobSpec
 from anneal_operator.errors import OperatorError
 from anneal_operator.observation import Job
 from anneal_operator.resources import FINE_TUNE_JOBS
+from anneal_pipeline.config.pipeline import PipelineConfig
 
 Object = dict[str, Any]
 
@@ -82,7 +83,7 @@ def run_config(
     gpus = _gpus(spec, profile)
     return RunConfig(
         job=JobIdentity(namespace=job.namespace, name=job.name, uid=job.uid),
-        pipeline=spec.pipeline(),
+        pipeline=_pipeline(spec, profile),
         output_uri=output_uri,
         storage=StorageAccess(endpoint=profile.storage.endpoint, region=profile.storage.region),
         hub=HubAccess(endpoint=profile.models.hub_endpoint),
@@ -98,6 +99,14 @@ def run_config(
             ranks_per_worker=spec.compute.ranks_per_worker or max(1, gpus), gpus_per_worker=gpus
         ),
     )
+
+
+def _pipeline(spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> PipelineConfig:
+    """The pipeline's config within the profile's limits: the trainer must not count on more."""
+    pipeline = spec.pipeline()
+    grace = min(pipeline.checkpoint.grace_seconds, profile.limits.grace_seconds)
+    checkpoint = pipeline.checkpoint.model_copy(update={"grace_seconds": grace})
+    return pipeline.model_copy(update={"checkpoint": checkpoint})
 
 
 def run_config_map(job: Job, *, config: RunConfig, release: str) -> Object:
@@ -222,7 +231,7 @@ def _pod_spec(
     release: str,
 ) -> Object:
     volumes, mounts = _volumes(job, spec=spec, profile=profile, release=release)
-    grace = min(spec.checkpoint.grace_seconds, profile.limits.grace_seconds)
+    grace = _pipeline(spec, profile).checkpoint.grace_seconds
     pod: Object = {
         "restartPolicy": "Never",
         "serviceAccountName": profile.service_account_name,

@@ -85,6 +85,8 @@ class Reason(StrEnum):
     RETRIES_EXHAUSTED = "RetriesExhausted"
     INFRASTRUCTURE_FAILURE = "InfrastructureFailure"
     DIGEST_MISMATCH = "DigestMismatch"
+    INPUT_REFUSED = "InputRefused"
+    OUTCOME_INCOMPLETE = "OutcomeIncomplete"
     READY = "Ready"
 
 
@@ -243,6 +245,16 @@ REASON_DOCS: dict[Reason, ReasonDoc] = {
         meaning="The registered version is not the model this job trained.",
         who=ADMIN,
         remedy="Find out who wrote to the registered model; the job's files are untouched.",
+    ),
+    Reason.INPUT_REFUSED: ReasonDoc(
+        meaning="The trainer refused its input, and its own words were lost.",
+        who=USER,
+        remedy="See the pod's log, or logs/ in the output folder.",
+    ),
+    Reason.OUTCOME_INCOMPLETE: ReasonDoc(
+        meaning="The trainer reported success without a registered version.",
+        who=NOBODY,
+        remedy="It is repeated while the budget lasts.",
     ),
     Reason.READY: ReasonDoc(
         meaning="Jobs can use the profile.", who=NOBODY, remedy="Nothing to do."

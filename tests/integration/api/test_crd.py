@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from anneal_jobs.cli.job_file import read_job_file
 from anneal_operator.api.spec import MUTABLE_FIELDS, FineTuneJobSpec
 from anneal_operator.generate.crd import job_crd
 from anneal_pipeline.config.schema import ConfigError
@@ -250,16 +251,16 @@ def test_a_mutable_field_can_be_added_changed_and_removed(kubectl: Kubectl, path
 
 
 def test_a_number_in_exponent_form_means_the_same_to_kubectl_and_to_a_local_run(
-    kubectl: Kubectl,
+    kubectl: Kubectl, tmp_path: Path
 ) -> None:
-    from anneal_jobs.job_file import read_job_file
-
     name = next(_names)
+    path = tmp_path / "job.yaml"
     text = json.dumps(manifest(SMALLEST, name=name))
-    text = text[:-2] + ', "training": {"learningRate": 2e-4}}}'
-    assert kubectl("apply", "-f", "-", stdin=text).returncode == 0
+    path.write_text(text[:-2] + ', "training": {"learningRate": 2e-4}}}', encoding="utf-8")
+    assert kubectl("apply", "-f", str(path)).returncode == 0
     stored = json.loads(kubectl("get", "ftj", name, "-o", "json").stdout)["spec"]
-    assert stored["training"]["learningRate"] == read_job_file(text).spec.training.learning_rate
+    read = read_job_file(str(path)).spec.training.learning_rate
+    assert stored["training"]["learningRate"] == read == 2e-4
 
 
 def test_a_name_longer_than_a_label_is_refused(kubectl: Kubectl) -> None:
