@@ -125,7 +125,7 @@ def test_selected_logits_give_the_loss_of_the_model_itself(
 def test_32_rows_are_learnt_by_heart_and_answered_to_the_stop(
     kit: ModuleType, tmp_path: Path
 ) -> None:
-    folder = kit.write_model(tmp_path / "model", hidden=128)
+    folder = kit.write_model(tmp_path / "model", hidden=128, spread=0.2)
     rows = kit.write_rows(tmp_path / "rows.jsonl", kit.sums(32))
     config = kit.make_config(
         dataset={"split": {"train": 1.0, "validation": 0.0}},
@@ -133,7 +133,7 @@ def test_32_rows_are_learnt_by_heart_and_answered_to_the_stop(
         training={
             "maxSteps": 250,
             "batchSize": 16,
-            "learningRate": 0.01,
+            "learningRate": 0.005,
             "gradientCheckpointing": False,
         },
         evaluation={"numGenerations": 0},

@@ -28,6 +28,7 @@ CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}"
     "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+VOCABULARY = 340
 CORPUS = ["What is the colour of the sky? It is blue.", "user assistant system answer question 42"]
 
 
@@ -44,7 +45,7 @@ def make_tokenizer(
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=340,
+        vocab_size=VOCABULARY,
         special_tokens=list(special),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
@@ -58,11 +59,16 @@ def make_tokenizer(
     return fast
 
 
-def write_model(folder: Path, *, vocabulary: int = 340, hidden: int = 32) -> Path:
-    """A random Llama-shaped model of two layers with its tokenizer, as a safetensors folder."""
+def write_model(folder: Path, *, hidden: int = 32, spread: float = 0.02) -> Path:
+    """A random Llama-shaped model of two layers with its tokenizer, as a safetensors folder.
+
+    `spread` is the standard deviation of its weights; with little of it the frozen output head
+    cannot be sure of anything.
+    """
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=vocabulary,
+        vocab_size=VOCABULARY,
+        initializer_range=spread,
         hidden_size=hidden,
         intermediate_size=2 * hidden,
         num_hidden_layers=2,
