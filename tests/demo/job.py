@@ -65,7 +65,9 @@ class Job:
 
     @property
     def waits_for(self) -> str:
-        """The sentence of the condition that says why nothing runs yet; empty once it runs."""
+        """The sentence of the condition that says why nothing runs; empty when all is well."""
+        if self.phase == "Succeeded":
+            return ""
         by_type = {c["type"]: c for c in self.status.get("conditions", [])}
         if by_type.get("Running", {}).get("status") == "True":
             return ""
