@@ -75,7 +75,10 @@ def test_suspension_loses_no_step(suspended: Story) -> None:
     assert suspended.at_trouble["phase"] == "Suspended"
 
 
-def test_killed_operator_makes_one_child_and_the_job_succeeds(killed_operator: Story) -> None:
-    (attempt,) = _attempts(killed_operator)
-    assert killed_operator.children == [attempt["child"]]
+def test_killed_operator_makes_one_child_per_attempt_and_the_job_succeeds(
+    killed_operator: Story,
+) -> None:
+    attempts = _attempts(killed_operator)
+    assert [attempt["number"] for attempt in attempts] == list(range(1, len(attempts) + 1))
+    assert killed_operator.children == [attempt["child"] for attempt in attempts]
     assert _steps(killed_operator) == list(range(1, STEPS + 1))
