@@ -51,7 +51,9 @@ def run_tags(job: Job, *, release: str, extra: dict[str, str]) -> dict[str, str]
 def run_url(server: TrackingServer, run: FoundRun) -> str:
     """The run's page, for a person's browser."""
     base = (server.publicUrl or server.uri).rstrip("/")
-    return f"{base}/#/experiments/{run.experiment_id}/runs/{run.run_id}"
+    # Without it MLflow opens on its pages for prompts and traces, not on runs and models.
+    view = "workflowType=machine_learning"
+    return f"{base}/#/experiments/{run.experiment_id}/runs/{run.run_id}?{view}"
 
 
 @dataclass(slots=True)
