@@ -153,7 +153,8 @@ class Trainer:
     def _evaluate_if_due(self) -> bool:
         """False when asked to stop before the evaluation was done."""
         step = self.state.step
-        due = step % self.plan.evaluation_steps == 0 or step == self.plan.total_steps
+        # Before the first step the adapters add nothing: that would measure the base again.
+        due = step > 0 and (step % self.plan.evaluation_steps == 0 or step == self.plan.total_steps)
         watched = self._watched()
         if watched is None or not due or self.state.evaluated_step == step:
             return True
