@@ -14,7 +14,7 @@ from harness.installation import (
     SYSTEM,
     WRONG_SECRET_PROFILE,
 )
-from harness.jobs import Job, manifest, submit
+from harness.jobs import END_SECONDS, Job, manifest, submit
 from harness.stores import (
     ABSENT_DATASET_URI,
     EMPTY_DATASET_URI,
@@ -22,8 +22,12 @@ from harness.stores import (
     UNANSWERED_DATASET_URI,
 )
 
-LONG = {"training": {"maxSteps": 400}, "checkpoint": {"everySteps": 20}}
-"""Long enough to be interrupted in the middle, and then to go on."""
+LONG = {
+    "training": {"maxSteps": 1200},
+    "evaluation": {"everySteps": 400},
+    "checkpoint": {"everySteps": 50},
+}
+"""Long enough to be interrupted in the middle, even by a slow hand, and then to go on."""
 
 BAD_INPUTS: dict[str, Object] = {
     "absent-dataset": {"dataset": {"uri": ABSENT_DATASET_URI}},
@@ -55,7 +59,9 @@ class Story:
 
 
 def undisturbed(cluster: Cluster) -> Story:
-    job = submit(cluster, manifest("undisturbed", tuning={"method": "qlora"}))
+    job = submit(
+        cluster, manifest("undisturbed", tuning={"method": "qlora"}, evaluation={"everySteps": 50})
+    )
     displays: list[Object] = []
 
     def probe() -> Object | None:
@@ -65,7 +71,7 @@ def undisturbed(cluster: Cluster) -> Story:
             displays.append(display)
         return status if status.get("phase") in ("Succeeded", "Failed") else None
 
-    status = wait_for("the end of the job", probe, seconds=600)
+    status = wait_for("the end of the job", probe, seconds=END_SECONDS)
     return Story(job=job, status=status, displays=displays, children=job.children())
 
 
@@ -153,7 +159,7 @@ def _to_the_end(job: Job, at_trouble: Object) -> Story:
         status = job.status()
         return status if status.get("phase") in ("Succeeded", "Failed", "Rejected") else None
 
-    status = wait_for(f"the end of {job.name}", probe, seconds=600)
+    status = wait_for(f"the end of {job.name}", probe, seconds=END_SECONDS)
     return Story(job=job, status=status, children=sorted(children), at_trouble=at_trouble)
 
 
