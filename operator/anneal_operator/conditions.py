@@ -77,7 +77,9 @@ def phase_of(status: FineTuneJobStatus) -> Phase:
         return Phase.SUSPENDING
     if holds(conditions, ConditionType.QUEUED):
         return Phase.QUEUED
-    if holds(conditions, ConditionType.RUNNING):
+    is_trained = bool(status.attempts) and status.attempts[-1].attempt_class == "Done"
+    if is_trained or holds(conditions, ConditionType.RUNNING):
+        # Trained and not yet succeeded: the registry is being asked whether it agrees.
         return Phase.RUNNING
     running = find(conditions, ConditionType.RUNNING)
     if running is not None and running.reason == Reason.BACKING_OFF:

@@ -330,6 +330,7 @@ def test_success_waits_for_the_registry_and_the_run() -> None:
     assert decided.actions == (CheckDigest(model_name="support-bot", model_version="4"),)
     assert condition(decided, ConditionType.SUCCEEDED) == ("Unknown", "Accepted")
 
+    assert decided.status.phase is Phase.RUNNING
     checked = replace(current, status=decided.status, tracking=Tracking(run=RUN, digest=DIGEST))
     decided = plan(checked)
     assert decided.actions == (CloseRun(run_id=RUN.run_id, state="FINISHED"),)
