@@ -8,6 +8,7 @@ from harness.cluster import Cluster, Object, wait_for
 from harness.installation import JOBS, RELEASE, SECOND_JOBS, SECOND_SYSTEM, SYSTEM
 from harness.jobs import manifest, submit
 
+LABEL_JOB = "anneal.dev/job"
 KINDS = (
     "deployments,pods,services,serviceaccounts,roles,rolebindings,leases,configmaps,secrets,"
     "poddisruptionbudgets,networkpolicies"
@@ -17,7 +18,8 @@ KINDS = (
 def _of_release(cluster: Cluster, namespace: str) -> list[str]:
     """Everything that bears the mark of the release of a namespace, wherever it lies."""
     found: list[Object] = [
-        *cluster.items(KINDS),
+        # What a job owns goes with the job, and that is its user's.
+        *(i for i in cluster.items(KINDS) if LABEL_JOB not in i["metadata"].get("labels", {})),
         *cluster.items("clusterroles,clusterrolebindings"),
     ]
     return [
