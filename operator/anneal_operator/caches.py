@@ -25,6 +25,15 @@ def job_uid_of(obj: Object) -> str:
     return str((obj["metadata"].get("labels") or {}).get(LABEL_JOB_UID) or "")
 
 
+def pods_of(pods: Store, *, job_uid: str, namespace: str) -> tuple[Object, ...]:
+    """The pods of a job, which are in its namespace.
+
+    The label is written by whoever makes a pod: that of another namespace tells nothing.
+    """
+    found = pods.indexed(job_uid)
+    return tuple(pod for pod in found if pod["metadata"]["namespace"] == namespace)
+
+
 @dataclass(slots=True)
 class Caches:
     """Everything the operator knows of the cluster."""

@@ -15,6 +15,7 @@ from typing import Any
 from anneal_operator.api import names
 from anneal_operator.api.profile import FineTuneProfileSpec
 from anneal_operator.api.spec import FineTuneJobSpec
+from anneal_operator.caches import pods_of
 from anneal_operator.errors import (
     AlreadyExists,
     Forbidden,
@@ -81,7 +82,7 @@ class Children:
         return seen
 
     def _pods(self, job: Job) -> tuple[Object, ...]:
-        return self.pods.indexed(job.uid)
+        return pods_of(self.pods, job_uid=job.uid, namespace=job.namespace)
 
     async def _live_child(self, job: Job, name: str) -> Object | None:
         try:

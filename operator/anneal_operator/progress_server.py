@@ -23,6 +23,7 @@ from aiohttp import web
 from anneal_operator.api import names
 from anneal_operator.api.progress import BODY_BYTES_MAX, ProgressReport
 from anneal_operator.api.status import FineTuneJobStatus
+from anneal_operator.caches import pods_of
 from anneal_operator.conditions import finished
 from anneal_operator.errors import KubeError
 from anneal_operator.kube import Kube, Object, Selector
@@ -153,13 +154,11 @@ class ProgressServer:
 
     async def _pod(self, job: Object, *, uid: str) -> Object | None:
         """The job's pod of that uid. A pod may report before our watch has told of it."""
-        job_uid = str(job["metadata"]["uid"])
-        known = _by_uid(self.pods.indexed(job_uid), uid)
+        job_uid, namespace = str(job["metadata"]["uid"]), str(job["metadata"]["namespace"])
+        known = _by_uid(pods_of(self.pods, job_uid=job_uid, namespace=namespace), uid)
         if known is not None:
             return known
-        selector = Selector(
-            namespace=str(job["metadata"]["namespace"]), labels=f"{names.LABEL_JOB_UID}={job_uid}"
-        )
+        selector = Selector(namespace=namespace, labels=f"{names.LABEL_JOB_UID}={job_uid}")
         return _by_uid(await self.kube.list_all(PODS, selector=selector), uid)
 
     async def _pod_of(self, token: str, *, audience: str) -> str | None:
