@@ -51,7 +51,7 @@ $(READY): requirements/dev.txt requirements/demo-model.txt pyproject.toml | $(UV
 	touch $@; echo "==> Python environment: $$((SECONDS - begin)) s"
 
 .PHONY: demo
-demo: needs env ## Fine-tune a real model on a real Kubernetes, from apply to the registered version (~10 min, 30 cold).
+demo: needs env ## Fine-tune a real model on a real Kubernetes, from apply to the registered version.
 	@$(BIN)/python tests/demo/demo.py --images "$(IMAGES)" --context "$(CONTEXT)" --registry "$(REGISTRY)"
 
 .PHONY: test

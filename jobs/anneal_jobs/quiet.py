@@ -1,4 +1,4 @@
-"""Keeping notices and progress bars of libraries out of terminals and logs."""
+"""Keeping notices and progress bars of libraries off terminals, and libraries from calling home."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ _VARIABLES = {
     "TRANSFORMERS_VERBOSITY": "error",
     "TOKENIZERS_PARALLELISM": "false",
     "MLFLOW_CONFIGURE_LOGGING": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "true",
 }
 
 
