@@ -11,6 +11,8 @@ export ANNEAL_CACHE ?= $(HOME)/.cache/anneal
 CONTEXT ?=
 REGISTRY ?=
 IMAGES ?= thin
+# Further arguments of pytest for `make test-integration`.
+PYTEST_ARGS ?=
 
 # The lock files carry the hashes; where packages are fetched from is the machine's own setting.
 UV := $(ANNEAL_CACHE)/uv-$(shell sha256sum requirements/uv.txt | cut -c1-12)/bin/uv
@@ -67,7 +69,7 @@ test-unit: env programs ## Run the unit tests: no network, under a minute.
 
 .PHONY: test-integration
 test-integration: env programs ## Run the integration tests: real API server, S3 server, MLflow, tiny models.
-	$(call step,integration tests,$(BIN)/pytest tests/integration -v --durations=15)
+	$(call step,integration tests,$(BIN)/pytest tests/integration -v --durations=15 $(PYTEST_ARGS))
 
 .PHONY: test-e2e
 test-e2e: env programs ## Run the end-to-end tests on the test cluster.
