@@ -179,7 +179,7 @@ def check_registered_version(trial: Trial, done: Outcome) -> None:
     assert version.tags[names.TAG_ARTEFACT_DIGEST] == done.artefact_digest
     assert version.tags[names.TAG_RUN_ID] == trial.run_id
     run = trial.client.get_run(trial.run_id)
-    assert run.data.params["training.maxSteps"] == "60"
+    assert run.data.params["training.maxSteps"] == str(NUM_STEPS)
     assert "Load it" in run.data.tags["mlflow.note.content"]
     assert run.inputs.dataset_inputs[0].dataset.name == f"{trial.name}.jsonl"
     assert run.info.status == "RUNNING"
