@@ -18,6 +18,7 @@ from anneal_operator.api.status import ATTEMPTS_KEPT, Attempt, CheckpointStatus,
 from anneal_operator.classify import AttemptClass, Verdict, classify
 from anneal_operator.draft import Draft
 from anneal_operator.observation import Pod
+from anneal_pipeline.config.schema import ConfigError
 
 BACKOFF_SECONDS_MAX = 3600
 _CHECKPOINT_NAME = re.compile(r"step-(?P<step>\d{1,9})-")
@@ -25,11 +26,19 @@ INTERRUPTIONS_MAX = 2
 """So many interruptions in a row without a newer checkpoint count as infrastructure."""
 
 
+def resume_point(draft: Draft) -> CheckpointStatus | None:
+    """The checkpoint that the next attempt goes on from; None if it starts from step 0."""
+    spec = draft.seen.spec
+    if isinstance(spec, ConfigError) or spec.checkpoint.resume == "Never":
+        return None
+    return draft.status.checkpoint
+
+
 def begin(draft: Draft) -> int:
     """Record the intent of the next attempt and return its number."""
     job, status = draft.seen.job, draft.status
     number = status.attempt + 1
-    checkpoint = status.checkpoint
+    checkpoint = resume_point(draft)
     attempt = Attempt(
         number=number,
         child=attempt_name(job.name, job.uid, number),
@@ -104,7 +113,7 @@ def _absorb_outcome(draft: Draft, outcome: Outcome | None) -> None:
 
 
 def _checkpoint(draft: Draft, found: CheckpointStatus) -> None:
-    known = draft.status.checkpoint
+    known = resume_point(draft)
     if known is not None and found.step < known.step:
         return
     draft.change(checkpoint=found)
@@ -166,12 +175,16 @@ def _ended_at(pod: Pod | None, *, now: datetime) -> datetime:
 
 
 def _count_interruptions(draft: Draft, verdict: Verdict) -> None:
-    """Two interruptions in a row that saved nothing new are no interruptions any more."""
+    """Two interruptions in a row that saved nothing new are no interruptions any more.
+
+    With checkpoint.resume Never nothing that was saved is of use to the next attempt.
+    """
     attempt = draft.attempt
     if attempt is None or verdict.attempt_class != "Preemption":
         draft.change_spent(interruptions_without_checkpoint=0)
         return
-    saved = draft.status.checkpoint.step if draft.status.checkpoint else -1
+    checkpoint = resume_point(draft)
+    saved = checkpoint.step if checkpoint else -1
     before = -1 if attempt.resumed_from_step is None else attempt.resumed_from_step
     if saved > before:
         draft.change_spent(interruptions_without_checkpoint=0)
@@ -182,7 +195,7 @@ def _count_interruptions(draft: Draft, verdict: Verdict) -> None:
         draft.change_attempt(
             attempt_class="Infrastructure",
             message=f"{verdict.message[:900]} It was interruption {in_a_row} in a row without a "
-            "newer checkpoint, and so counts as infrastructure.",
+            "newer checkpoint to go on from, and so counts as infrastructure.",
         )
 
 

@@ -71,9 +71,9 @@ def between(case: Case) -> None:
 
 
 def _suspended(case: Case) -> None:
-    checkpoint = case.draft.status.checkpoint
-    saved = f" It goes on from step {checkpoint.step}." if checkpoint else ""
-    message = f"The job holds no resources; set spec.suspend to false to go on.{saved}"
+    message = "The job holds no resources; set spec.suspend to false to go on."
+    if case.draft.status.attempt:
+        message = f"{message} It then starts {_from_where(case)}."
     case.draft.condition(ConditionType.SUSPENDED, "True", reason=Reason.SUSPENDED, message=message)
     case.provisioned("False", reason=Reason.SUSPENDED, message=message)
     case.not_running(message=message, reason=Reason.SUSPENDED)
@@ -94,11 +94,22 @@ def _back_off(case: Case, starts_at: datetime) -> None:
     attempt, status = case.draft.attempt, case.draft.status
     wait = (starts_at - case.seen.now).total_seconds()
     cause = f"{attempt.message}" if attempt else ""
-    resume = f" from step {status.checkpoint.step}" if status.checkpoint else " from the start"
-    message = f"{cause} Attempt {status.attempt + 1} starts at {starts_at:%H:%M:%S} UTC{resume}."
+    message = (
+        f"{cause} Attempt {status.attempt + 1} starts at {starts_at:%H:%M:%S} UTC "
+        f"{_from_where(case)}."
+    )
     case.provisioned("False", reason=Reason.BACKING_OFF, message=message)
     case.not_running(message=message, reason=Reason.BACKING_OFF)
     case.draft.look_again(wait)
+
+
+def _from_where(case: Case) -> str:
+    """Where the next attempt starts, in words that promise no more than spec.checkpoint does."""
+    checkpoint = attempts.resume_point(case.draft)
+    if checkpoint is not None:
+        return f"from step {checkpoint.step}"
+    never = case.spec.checkpoint.resume == "Never"
+    return "from step 0 (checkpoint.resume is Never)" if never else "from step 0"
 
 
 def _finish(case: Case, attempt: Attempt) -> None:
@@ -115,7 +126,7 @@ def _finish(case: Case, attempt: Attempt) -> None:
         error = case.seen.tracking.error
         case.not_running(
             message="Training is done; the registered version is being compared with it"
-            + (f", and MLflow does not answer: {error}." if error else "."),
+            + (f". {case.tracking_trouble(error)}." if error else "."),
             reason=Reason.TRACKING_UNREACHABLE if error else Reason.RUNNING,
         )
         return

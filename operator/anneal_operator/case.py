@@ -37,15 +37,28 @@ class Case:
                 run_id=run.run_id, experiment_id=run.experiment_id, url=run.url
             )
             return True
+        if tracking.error is not None and tracking.fault == "Rejected":
+            self.fail(reason=Reason.INVALID_SPEC, message=f"{tracking.error.rstrip('.')}.")
+            return False
         self.draft.actions.append(EnsureRun())
         self.draft.look_again(TRACKING_RETRY_SECONDS)
         if tracking.error is not None:
             message = (
-                f"MLflow at {self.profile.tracking.uri} does not answer, and training starts only "
-                f"once it has the run: {tracking.error}; the job goes on by itself when it is back."
+                f"{self.tracking_trouble(tracking.error)}; training starts only once it has the "
+                "run, and the job then goes on by itself."
             )
             self.provisioned("False", reason=Reason.TRACKING_UNREACHABLE, message=message)
         return False
+
+    def tracking_trouble(self, error: str) -> str:
+        """What is wrong between the operator and MLflow, and who mends it; no full stop."""
+        server = f"MLflow at {self.profile.tracking.uri}"
+        if self.seen.tracking.fault == "Silent":
+            return f"{server} does not answer as it should: {error}"
+        return (
+            f"{server} does not take calls of the operator: {error}; the administrator must "
+            "correct the server's rights, or its entry in the chart's tracking.servers"
+        )
 
     def say_waiting(self) -> None:
         """Say what the attempt waits for."""
@@ -54,6 +67,7 @@ class Case:
         wait = waiting_for(
             pod,
             hint=self.seen.hint,
+            refusal=self.seen.refusal,
             image=self.profile.images.trainer,
         )
         self.provisioned("False", reason=wait.reason, message=wait.message)

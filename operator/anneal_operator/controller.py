@@ -12,7 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from anneal_operator.errors import TRANSIENT, Conflict, KubeError
+from anneal_operator.errors import TRANSIENT, ChildRefused, Conflict, KubeError, OperatorError
 from anneal_operator.logs import log_event
 from anneal_operator.metrics import Metrics
 from anneal_operator.workqueue import Key, WorkQueue
@@ -66,13 +66,13 @@ class Controller:
     def _failed(self, key: Key, error: Exception) -> None:
         asked = error.retry_after_seconds if isinstance(error, KubeError) else None
         delay = self.queue.add_failed(key, at_least=asked)
-        expected = isinstance(error, (*TRANSIENT, Conflict))
+        expected = isinstance(error, (*TRANSIENT, ChildRefused, Conflict))
         self.metrics.reconciles.labels(self.name, "retry" if expected else "error").inc()
         log_event(
             logger,
             "reconcile_failed",
             level=logging.DEBUG if isinstance(error, Conflict) else logging.ERROR,
-            exc_info=not isinstance(error, KubeError),
+            exc_info=not isinstance(error, OperatorError),
             controller=self.name,
             namespace=key.namespace,
             name=key.name,

@@ -4,7 +4,11 @@ OperatorError
 +-- SettingsError            the environment of the pod is wrong; the process exits
 +-- OverlappingInstall       another release serves the same namespaces; the process exits
 +-- LeadershipLost           the lease could not be renewed; the process exits
-+-- TrackingError            MLflow refused or did not answer
++-- TrackingError            MLflow did not answer, failed, or gave no sense; it may answer later
+|   +-- TrackingDenied       MLflow answers and refuses us (401, 403, other 4xx): its administrator
+|   +-- TrackingRejected     MLflow answers and refuses the user's own words: never asked again
++-- ChildRefused             an attempt's child must not or cannot be made as things are
+|   +-- EarlierPodAlive      a pod of an earlier attempt still runs
 +-- KubeError                the API server answered with an error, or did not answer
     +-- Unreachable          no answer: connection refused or reset, timeout, broken TLS
     +-- Throttled            429, or 503 with Retry-After
@@ -14,7 +18,7 @@ OperatorError
     |   +-- AlreadyExists    409 with reason AlreadyExists
     +-- Gone                 410, the resource version or continue token has expired
     +-- Forbidden            401 and 403
-    +-- Invalid              400 and 422
+    +-- Invalid              400, 413 and 422
 """
 
 from __future__ import annotations
@@ -39,7 +43,26 @@ class LeadershipLost(OperatorError):
 
 
 class TrackingError(OperatorError):
-    """MLflow refused a call or did not answer in time."""
+    """MLflow did not answer in time, failed, or answered what makes no sense."""
+
+
+class TrackingDenied(TrackingError):
+    """MLflow refuses the operator itself: credentials, rights or address are wrong."""
+
+
+class TrackingRejected(TrackingError):
+    """MLflow refuses what the user wrote into spec.tracking; the same words are refused again."""
+
+
+class ChildRefused(OperatorError):
+    """The child of an attempt must not or cannot be made as things are.
+
+    The text is a sentence for the job's status.
+    """
+
+
+class EarlierPodAlive(ChildRefused):
+    """A pod of an earlier attempt still runs; the child can be made once it has ended."""
 
 
 class KubeError(OperatorError):
@@ -104,6 +127,7 @@ _BY_STATUS: dict[int, type[KubeError]] = {
     404: NotFound,
     409: Conflict,
     410: Gone,
+    413: Invalid,
     422: Invalid,
     429: Throttled,
 }

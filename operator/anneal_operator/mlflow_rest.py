@@ -1,4 +1,4 @@
-"""The eight calls of MLflow's REST API that the operator needs, over aiohttp.
+"""The nine calls of MLflow's REST API that the operator needs, over aiohttp.
 
 MLflow's own client blocks, keeps credentials in the process environment (one set for all servers)
 and takes a second and 100 MB to import; the REST API is the stable contract beneath it.
@@ -7,17 +7,21 @@ Credentials are read again for each call, because a mounted Secret may be rotate
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
-from anneal_operator.errors import TrackingError
+from anneal_operator.errors import TrackingDenied, TrackingError, TrackingRejected
 from anneal_operator.settings import TrackingServer
 
 CALL_SECONDS = 10.0
 PAGE_LIMIT = 1000
+_LATER = (408, 425, 429)
+"""Of the 4xx, those that say that the same call may succeed later."""
 
 Json = dict[str, Any]
 
@@ -45,15 +49,19 @@ class MlflowServer:
         if found is not None:
             return found
         made = await self._call(
-            "POST", "experiments/create", {"name": name}, also=("RESOURCE_ALREADY_EXISTS",)
+            "POST",
+            "experiments/create",
+            {"name": name},
+            also=("RESOURCE_ALREADY_EXISTS",),
+            words="spec.tracking.experiment",
         )
         if "experiment_id" in made:
             return str(made["experiment_id"])
         found = await self._experiment(name)
         if found is None:
-            raise TrackingError(
-                f"experiment {name!r} exists in {self.server.uri} but was deleted; an MLflow "
-                "administrator must restore or purge it"
+            raise TrackingRejected(
+                f"experiment {name!r} exists in {self.server.uri} but was deleted; apply the job "
+                "again with another spec.tracking.experiment, or after restoring that one"
             )
         return found
 
@@ -63,11 +71,13 @@ class MlflowServer:
             "experiments/get-by-name",
             {"experiment_name": name},
             also=("RESOURCE_DOES_NOT_EXIST",),
+            words="spec.tracking.experiment",
         )
-        experiment = answer.get("experiment")
-        if not experiment or experiment.get("lifecycle_stage") != "active":
-            return None
-        return str(experiment["experiment_id"])
+        with self._reading("an experiment"):
+            experiment = answer.get("experiment")
+            if not experiment or experiment.get("lifecycle_stage") != "active":
+                return None
+            return str(experiment["experiment_id"])
 
     async def search_runs(self, experiment_ids: list[str], *, where: str) -> list[FoundRun]:
         """Runs that match a filter, the oldest first."""
@@ -83,7 +93,8 @@ class MlflowServer:
             if token:
                 body["page_token"] = token
             answer = await self._call("POST", "runs/search", body)
-            found += [_run(run) for run in answer.get("runs") or ()]
+            with self._reading("a run"):
+                found += [_run(run) for run in answer.get("runs") or ()]
             token = str(answer.get("next_page_token") or "")
             if not token:
                 return found
@@ -97,7 +108,8 @@ class MlflowServer:
             if token:
                 body["page_token"] = token
             answer = await self._call("POST", "experiments/search", body)
-            found += [str(e["experiment_id"]) for e in answer.get("experiments") or ()]
+            with self._reading("an experiment"):
+                found += [str(e["experiment_id"]) for e in answer.get("experiments") or ()]
             token = str(answer.get("next_page_token") or "")
             if not token:
                 return found
@@ -112,11 +124,12 @@ class MlflowServer:
             "start_time": start_time_ms,
             "tags": [{"key": key, "value": value} for key, value in tags.items()],
         }
-        await self._call("POST", "runs/create", body)
+        await self._call("POST", "runs/create", body, words="spec.tracking.tags")
 
     async def delete_run(self, run_id: str) -> None:
         """Mark a run as deleted; MLflow's garbage collection removes it for good."""
-        await self._call("POST", "runs/delete", {"run_id": run_id})
+        gone = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+        await self._call("POST", "runs/delete", {"run_id": run_id}, also=gone)
 
     async def close_run(self, run_id: str, *, status: str, end_time_ms: int) -> None:
         """Set a run's final status. A run that somebody deleted needs none."""
@@ -132,13 +145,28 @@ class MlflowServer:
             {"name": name, "version": version},
             also=("RESOURCE_DOES_NOT_EXIST",),
         )
-        tags = (answer.get("model_version") or {}).get("tags") or ()
-        return next((str(t["value"]) for t in tags if t["key"] == tag), None)
+        with self._reading("a model version"):
+            tags = (answer.get("model_version") or {}).get("tags") or ()
+            return next((str(t["value"]) for t in tags if t["key"] == tag), None)
+
+    @contextmanager
+    def _reading(self, what: str) -> Iterator[None]:
+        """An answer of another shape than MLflow 3's is a failure of the server's."""
+        try:
+            yield
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise TrackingError(
+                f"{self.server.uri} described {what} strangely ({error!r}); is it MLflow 3?"
+            ) from error
 
     async def _call(
-        self, method: str, path: str, body: Json, *, also: tuple[str, ...] = ()
+        self, method: str, path: str, body: Json, *, also: tuple[str, ...] = (), words: str = ""
     ) -> Json:
-        """Call one endpoint. The error codes in `also` are answers, given back as they are."""
+        """Call one endpoint. The error codes in `also` are answers, given back as they are.
+
+        `words` names the field of the job whose text the call carries: if MLflow finds the value
+        invalid, that field is wrong.
+        """
         url = f"{self.server.uri.rstrip('/')}/api/2.0/mlflow/{path}"
         where = f"{method} {path} at {self.server.uri}"
         try:
@@ -161,8 +189,14 @@ class MlflowServer:
         code = answer.get("error_code") if isinstance(answer, dict) else None
         if code in also:
             return dict(answer)
-        detail = answer.get("message") if isinstance(answer, dict) else None
-        raise TrackingError(f"{where}: answered {status}: {detail or text[:200]}")
+        detail = (answer.get("message") if isinstance(answer, dict) else None) or text[:200]
+        if words and code == "INVALID_PARAMETER_VALUE":
+            raise TrackingRejected(
+                f"MLflow at {self.server.uri} refuses {words}: {detail}; correct it and apply the "
+                "job again"
+            )
+        kind = TrackingDenied if 300 <= status < 500 and status not in _LATER else TrackingError
+        raise kind(f"{where}: answered {status}: {detail}")
 
 
 def _is_json(text: str) -> bool:
@@ -170,16 +204,13 @@ def _is_json(text: str) -> bool:
 
 
 def _run(run: Json) -> FoundRun:
-    try:
-        info, data = run["info"], run.get("data") or {}
-        return FoundRun(
-            run_id=str(info["run_id"]),
-            experiment_id=str(info["experiment_id"]),
-            start_time=int(info.get("start_time") or 0),
-            tags={str(t["key"]): str(t["value"]) for t in data.get("tags") or ()},
-        )
-    except (KeyError, TypeError) as error:
-        raise TrackingError(f"MLflow described a run without {error}; is it MLflow 3?") from error
+    info, data = run["info"], run.get("data") or {}
+    return FoundRun(
+        run_id=str(info["run_id"]),
+        experiment_id=str(info["experiment_id"]),
+        start_time=int(info.get("start_time") or 0),
+        tags={str(t["key"]): str(t["value"]) for t in data.get("tags") or ()},
+    )
 
 
 def _authorization(folder: Path | None) -> dict[str, str]:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from anneal_operator.api.names import TRAINER_CONTAINER
 from anneal_operator.api.outcome import Outcome
 from anneal_operator.api.profile import FineTuneProfileSpec
 from anneal_operator.api.progress import ProgressReport
+from anneal_operator.api.reasons import Reason
 from anneal_operator.api.spec import FineTuneJobSpec
 from anneal_operator.api.status import FineTuneJobStatus
 from anneal_operator.clock import parse_time
@@ -100,6 +101,16 @@ class Tracking:
     """Digest tag on the registered version; empty if there is no such version or tag."""
     error: str | None = None
     """Why the last call failed; None after a success."""
+    fault: Literal["Silent", "Denied", "Rejected"] = "Silent"
+    """Of a failure: no sensible answer, the operator refused, or the user's own words refused."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """Why the last try to make the attempt's child came to nothing."""
+
+    reason: Reason
+    message: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +155,8 @@ class Input:
     """Since when this leader takes progress reports; the stall clock starts no earlier."""
     hint: str = ""
     """The newest Warning event about a child or pod that does not get going."""
+    refusal: Refusal | None = None
+    """Only while there is no child."""
 
     def pod_of(self, attempt: int) -> Pod | None:
         """The newest pod of an attempt."""

@@ -13,13 +13,13 @@ import logging
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import aiohttp
 
 from anneal_operator.api import names
 from anneal_operator.api.reasons import Reason
-from anneal_operator.errors import TrackingError
+from anneal_operator.errors import TrackingDenied, TrackingError, TrackingRejected
 from anneal_operator.logs import log_event
 from anneal_operator.metrics import Metrics
 from anneal_operator.mlflow_rest import FoundRun, MlflowServer
@@ -133,9 +133,9 @@ class Tracker:
         try:
             async with self._calls:
                 found = await ask(self._server(uri))
-            after = replace(self.known(job.uid), error=None, **found)
+            after = replace(self.known(job.uid), error=None, fault="Silent", **found)
         except TrackingError as error:
-            after = replace(self.known(job.uid), error=str(error))
+            after = replace(self.known(job.uid), error=str(error), fault=_fault(error))
             log_event(
                 logger,
                 "tracking_failed",
@@ -155,10 +155,7 @@ class Tracker:
     def _server(self, uri: str) -> MlflowServer:
         server = self.settings.tracking_server(uri)
         if server is None:
-            raise TrackingError(
-                f"the operator was not told of the MLflow server {uri} "
-                f"({Reason.TRACKING_NOT_KNOWN}); add it to the chart's tracking values"
-            )
+            raise TrackingDenied(f"there is no entry for {uri} ({Reason.TRACKING_NOT_KNOWN})")
         return MlflowServer(session=self.session, server=server)
 
     async def close(self) -> None:
@@ -233,6 +230,16 @@ async def ensure_run(
     for run in others:
         await server.delete_run(run.run_id)
     return oldest
+
+
+def _fault(error: TrackingError) -> Literal["Silent", "Denied", "Rejected"]:
+    match error:
+        case TrackingRejected():
+            return "Rejected"
+        case TrackingDenied():
+            return "Denied"
+        case _:
+            return "Silent"
 
 
 def _now_ms() -> int:

@@ -84,8 +84,9 @@ def _stopping(case: Case, attempt: Attempt) -> None:
             ConditionType.SUSPENDED,
             "False",
             reason=Reason.SUSPEND_REQUESTED,
-            message="The trainer has been asked to save a checkpoint and stop; the GPUs are "
-            "free when its pod is gone.",
+            message="The trainer has been asked to stop"
+            + ("" if case.spec.checkpoint.resume == "Never" else " after saving a checkpoint")
+            + "; the GPUs are free when its pod is gone.",
         )
     case.draft.look_again(WAITING_SECONDS)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from anneal_operator.api.reasons import Reason
-from anneal_operator.observation import Pod
+from anneal_operator.observation import Pod, Refusal
 
 _PULL_REASONS = (
     "ErrImagePull",
@@ -26,12 +26,15 @@ class Wait:
     message: str
 
 
-def waiting_for(pod: Pod | None, *, hint: str, image: str) -> Wait:
+def waiting_for(pod: Pod | None, *, hint: str, image: str, refusal: Refusal | None = None) -> Wait:
     """Say what a child without a running pod waits for.
 
-    `hint` is the newest Warning event about the child (no pod) or about the pod.
+    `hint` is the newest Warning event about the child (no pod) or about the pod; `refusal` is why
+    there is no child.
     """
     if pod is None:
+        if refusal is not None:
+            return Wait(reason=refusal.reason, message=refusal.message)
         if hint:
             return Wait(
                 reason=Reason.POD_REFUSED,
