@@ -1,7 +1,7 @@
 """What belongs to a job in the cluster: seen through caches, checked live where it counts.
 
-Caches may lag behind. Before a missing child is believed to be gone, and before a new one is made,
-the API server itself is asked: two attempts must never be alive at once.
+Caches may lag behind. Before a missing child is believed to be gone, and right before a new one is
+made, the API server itself is asked: two attempts must never be alive at once.
 """
 
 from __future__ import annotations
@@ -14,15 +14,18 @@ from typing import Any
 
 from anneal_operator.api import names
 from anneal_operator.api.profile import FineTuneProfileSpec
+from anneal_operator.api.reasons import Reason
+from anneal_operator.api.run_config import RunConfig
 from anneal_operator.api.spec import FineTuneJobSpec
 from anneal_operator.caches import pods_of
 from anneal_operator.errors import (
     AlreadyExists,
+    ChildRefused,
+    EarlierPodAlive,
     Forbidden,
     Invalid,
     KubeError,
     NotFound,
-    OperatorError,
 )
 from anneal_operator.kube import Kube, Object, Selector
 from anneal_operator.logs import log_event
@@ -32,7 +35,7 @@ from anneal_operator.manifests import (
     run_config,
     run_config_map,
 )
-from anneal_operator.observation import Child, Input, Job, Pod, read_child, read_pod
+from anneal_operator.observation import Child, Input, Job, Pod, Refusal, read_child, read_pod
 from anneal_operator.resources import CONFIG_MAPS, CORE_EVENTS, JOBS, PODS, Resource
 from anneal_operator.settings import Settings
 from anneal_operator.store import Store
@@ -52,8 +55,8 @@ class Children:
     jobs: Store
     pods: Store
     owner_references: Callable[[], tuple[Object, ...]]
-    _refusals: dict[str, str] = field(default_factory=dict)
-    """Job uid to the API server's answer when it refused the child."""
+    _refusals: dict[str, Refusal] = field(default_factory=dict)
+    """Job uid to why the child could not be made; the next decision tells the user."""
     _ca_applied: dict[str, str] = field(default_factory=dict)
     """Namespace to the CA that was last written there."""
 
@@ -75,8 +78,8 @@ class Children:
                 found = await self._live_child(job, attempt.child)
                 pods = pods if found is not None else await self._live_pods(job)
             child = _owned(found, job)
-        hint = self._refusals.get(job.uid, "") if child is None else ""
-        seen = replace(seen, pods=pods, child=child, hint=hint)
+        refusal = self._refusals.get(job.uid) if child is None else None
+        seen = replace(seen, pods=pods, child=child, refusal=refusal)
         if child is not None and attempt is not None and not child.result:
             seen = replace(seen, hint=await self._hint(child, seen.pod_of(attempt.number), job))
         return seen
@@ -123,31 +126,54 @@ class Children:
         run_id: str,
         output_uri: str,
     ) -> None:
-        """Make sure that CA, stored run config and child are there; each may be already."""
+        """Make sure that CA, stored run config and child are there; each may be already.
+
+        What stands in the way is kept for the next decision, and raised: an answer of the API
+        server (a quota, a policy), or `ChildRefused`.
+        """
         release = self.settings.identity
-        await self.apply_ca(job.namespace)
         config = run_config(job, spec=spec, profile=profile, output_uri=output_uri, release=release)
-        await self._create_owned(
-            CONFIG_MAPS, run_config_map(job, config=config, release=release), job=job
+        child = child_job(
+            job,
+            spec=spec,
+            profile=profile,
+            attempt=attempt,
+            run_id=run_id,
+            progress_url=self.settings.progress_url,
+            release=release,
         )
-        made = await self._create_owned(
-            JOBS,
-            child_job(
-                job,
-                spec=spec,
-                profile=profile,
-                attempt=attempt,
-                run_id=run_id,
-                progress_url=self.settings.progress_url,
-                release=release,
-            ),
-            job=job,
-        )
+        try:
+            await self.apply_ca(job.namespace)
+            await self._store_config(job, config=config)
+            await self._no_other_alive(job, attempt=attempt)
+            made = await self._create_owned(JOBS, child, job=job)
+        except (ChildRefused, Forbidden, Invalid) as error:
+            self._refusals[job.uid] = _refusal(error)
+            raise
         self._refusals.pop(job.uid, None)
         key = Key(job.namespace, str(made["metadata"]["name"]))
         if self.jobs.get(key) is None:
             # Until the watch tells of it; never over something that the watch told later.
             self.jobs.put(made)
+
+    async def _store_config(self, job: Job, *, config: RunConfig) -> None:
+        """Write job.json, or find there what would be written: never train by anything else."""
+        body = run_config_map(job, config=config, release=self.settings.identity)
+        stored = await self._create_owned(CONFIG_MAPS, body, job=job)
+        if stored.get("immutable") is True and _read_config(stored) == config:
+            return
+        raise ChildRefused(
+            f"ConfigMap {body['metadata']['name']} does not hold the config of this job; somebody "
+            "else made or replaced it. Delete it, so that the job can go on."
+        )
+
+    async def _no_other_alive(self, job: Job, *, attempt: int) -> None:
+        for pod in await self._live_pods(job):
+            if not pod.over and pod.attempt != str(attempt):
+                raise EarlierPodAlive(
+                    f"Attempt {attempt} waits for pod {pod.name} of attempt {pod.attempt or '?'} "
+                    "to end."
+                )
 
     async def stop(self, child: Child, *, namespace: str) -> None:
         """Delete a child; its pods get SIGTERM and their grace period."""
@@ -163,15 +189,11 @@ class Children:
             name = str(body["metadata"]["name"])
             found = await self.kube.get(resource, name, namespace=job.namespace)
             if not _is_owned(found, job):
-                raise OperatorError(
-                    f"{resource.kind} {job.namespace}/{name} exists and does not belong to "
-                    f"FineTuneJob {job.name} ({job.uid}); delete it so that the job can go on"
+                raise ChildRefused(
+                    f"{resource.kind} {name} exists and does not belong to this job ({job.uid}). "
+                    "Delete it, so that the job can go on."
                 ) from None
             return found
-        except (Forbidden, Invalid) as error:
-            # A quota or a policy: the next decision tells the user so.
-            self._refusals[job.uid] = str(error)
-            raise
 
     def forget(self, job_uid: str) -> None:
         """The job is gone."""
@@ -208,7 +230,28 @@ def _event_time(event: dict[str, Any]) -> str:
 
 def _is_owned(obj: Object, job: Job) -> bool:
     owners = obj["metadata"].get("ownerReferences") or ()
-    return any(owner.get("uid") == job.uid for owner in owners)
+    return any(owner.get("uid") == job.uid and owner.get("controller") for owner in owners)
+
+
+def _read_config(config_map: Object) -> RunConfig | None:
+    """job.json as values: an older operator may have written the same ones as other text."""
+    data = config_map.get("data") or {}
+    try:
+        return RunConfig.model_validate_json(data.get(names.RUN_CONFIG_KEY) or "")
+    except ValueError:
+        return None
+
+
+def _refusal(error: ChildRefused | KubeError) -> Refusal:
+    if isinstance(error, EarlierPodAlive):
+        return Refusal(reason=Reason.CREATING, message=str(error))
+    if isinstance(error, ChildRefused):
+        return Refusal(reason=Reason.POD_REFUSED, message=str(error))
+    return Refusal(
+        reason=Reason.POD_REFUSED,
+        message=f"The API server refuses the attempt: {error}; the administrator must change the "
+        "policy, the quota or the profile.",
+    )
 
 
 def _owned(obj: Object | None, job: Job) -> Child | None:

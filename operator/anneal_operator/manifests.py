@@ -24,7 +24,7 @@ from anneal_operator.api.run_config import (
     StorageAccess,
 )
 from anneal_operator.api.spec import FineTuneJobSpec
-from anneal_operator.errors import OperatorError
+from anneal_operator.errors import ChildRefused
 from anneal_operator.observation import Job
 from anneal_operator.resources import FINE_TUNE_JOBS
 from anneal_pipeline.config.pipeline import PipelineConfig
@@ -113,9 +113,9 @@ def run_config_map(job: Job, *, config: RunConfig, release: str) -> Object:
     """The immutable ConfigMap with job.json, used by every attempt."""
     text = json.dumps(config.to_data(), indent=2, sort_keys=True)
     if len(text.encode()) > SIZE_BYTES_MAX:
-        raise OperatorError(
-            f"job.json of {job.namespace}/{job.name} has {len(text.encode())} bytes, more than "
-            f"{SIZE_BYTES_MAX}; shorten the spec"
+        raise ChildRefused(
+            f"The stored config (job.json) has {len(text.encode())} bytes, more than "
+            f"{SIZE_BYTES_MAX}; apply the job again under another name with a shorter spec."
         )
     return {
         "apiVersion": "v1",

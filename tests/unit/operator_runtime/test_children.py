@@ -1,0 +1,257 @@
+"""What must be true before an attempt's child is made: asked of the API server, not of caches."""
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anneal_operator.api.names import attempt_name, run_config_name
+from anneal_operator.api.profile import FineTuneProfileSpec
+from anneal_operator.api.spec import FineTuneJobSpec
+from anneal_operator.api.status import Attempt, FineTuneJobStatus
+from anneal_operator.children import Children
+from anneal_operator.errors import (
+    AlreadyExists,
+    ChildRefused,
+    EarlierPodAlive,
+    Forbidden,
+    NotFound,
+    OperatorError,
+)
+from anneal_operator.kube import Object, Selector
+from anneal_operator.observation import Input, Job, Refusal
+from anneal_operator.resources import CONFIG_MAPS, JOBS, PODS, Resource
+from anneal_operator.settings import Settings
+from anneal_operator.store import Store
+from anneal_operator.workqueue import Key
+
+JOB = Job(
+    namespace="team-a",
+    name="bot",
+    uid="1f2e3d4c-0000-4000-8000-000000000000",
+    generation=1,
+    created=datetime(2026, 11, 21, tzinfo=UTC),
+    resource_version="1",
+)
+SPEC = FineTuneJobSpec.parse(
+    {
+        "model": {"uri": "hf://org/model", "revision": "0" * 40},
+        "dataset": {"uri": "s3://team-data/support.jsonl"},
+    }
+)
+PROFILE = FineTuneProfileSpec.parse(
+    {
+        "images": {"trainer": "trainer"},
+        "storage": {"outputURI": "s3://models", "allowedReadURIs": ["s3://team-data"]},
+        "models": {"allowedURIs": ["hf://org"]},
+        "tracking": {"uri": "http://mlflow:5000"},
+    }
+)
+CONFIG = run_config_name(JOB.name, JOB.uid)
+CHILD = attempt_name(JOB.name, JOB.uid, 2)
+
+
+class ObjectApi:
+    """An API server that keeps objects by kind and name."""
+
+    def __init__(self) -> None:
+        self.objects: dict[tuple[str, str], Object] = {}
+        self.failure: OperatorError | None = None
+
+    async def create(self, resource: Resource, body: Object, *, namespace: str) -> Object:
+        key = (resource.kind, str(body["metadata"]["name"]))
+        if key in self.objects:
+            raise AlreadyExists("it is there", status=409)
+        if self.failure is not None and resource is JOBS:
+            raise self.failure
+        self.objects[key] = json.loads(json.dumps(body))
+        self.objects[key]["metadata"]["uid"] = "-".join(key)
+        return self.objects[key]
+
+    async def get(self, resource: Resource, name: str, *, namespace: str) -> Object:
+        if (resource.kind, name) not in self.objects:
+            raise NotFound("there is none", status=404)
+        return self.objects[resource.kind, name]
+
+    async def apply(self, resource: Resource, body: Object, **_: Any) -> Object:
+        self.objects[resource.kind, str(body["metadata"]["name"])] = body
+        return body
+
+    async def list_all(self, resource: Resource, *, selector: Selector) -> tuple[Object, ...]:
+        return tuple(obj for (kind, _), obj in self.objects.items() if kind == resource.kind)
+
+    def names(self, resource: Resource) -> list[str]:
+        return [name for kind, name in self.objects if kind == resource.kind]
+
+    def add_pod(self, name: str, *, attempt: int, phase: str) -> None:
+        labels = {"anneal.dev/attempt": str(attempt)}
+        meta = {"name": name, "uid": name, "namespace": JOB.namespace, "labels": labels}
+        self.objects[PODS.kind, name] = {"metadata": meta, "status": {"phase": phase}}
+
+
+@pytest.fixture
+def api() -> ObjectApi:
+    return ObjectApi()
+
+
+@pytest.fixture
+def children(api: ObjectApi, tmp_path: Path) -> Children:
+    (tmp_path / "ca.crt").write_text("PEM")
+    settings = Settings(
+        release="anneal",
+        pod_namespace="anneal-system",
+        pod_name="p",
+        progress_url="https://progress",
+        progress_tls_dir=tmp_path,
+    )
+    return Children(
+        kube=api,  # type: ignore[arg-type]
+        settings=settings,
+        jobs=Store(),
+        pods=Store(),
+        owner_references=lambda: (),
+    )
+
+
+async def create(children: Children, *, job: Job = JOB, output: str = "s3://models/bot") -> None:
+    await children.create(job, spec=SPEC, profile=PROFILE, attempt=2, run_id="r", output_uri=output)
+
+
+def lose_child(api: ObjectApi, children: Children) -> None:
+    """The Job was never made, or is gone: only its config is left."""
+    del api.objects[JOBS.kind, CHILD]
+    children.jobs.remove(Key(JOB.namespace, CHILD))
+
+
+async def refusal_seen(children: Children) -> Refusal | None:
+    """What the next decision is told, with the intent of attempt 2 on record."""
+    seen = Input(
+        now=JOB.created,
+        job=JOB,
+        spec=SPEC,
+        status=FineTuneJobStatus(attempt=2, attempts=(Attempt(number=2, child=CHILD),)),
+        profile=None,
+        known_tracking_uris=(),
+    )
+    return (await children.observe(seen, unfinished=True)).refusal
+
+
+async def test_a_config_that_is_there_already_is_used_again(
+    api: ObjectApi, children: Children
+) -> None:
+    await create(children)
+    lose_child(api, children)
+    stored = api.objects[CONFIG_MAPS.kind, CONFIG]["data"]
+    stored["job.json"] = json.dumps(json.loads(stored["job.json"]))
+    await create(children)
+    assert api.names(JOBS) == [CHILD]
+    assert await refusal_seen(children) is None
+
+
+def another_dataset(config_map: Object) -> None:
+    text = config_map["data"]["job.json"]
+    config_map["data"]["job.json"] = text.replace("s3://team-data", "s3://secret-data")
+
+
+def no_json(config_map: Object) -> None:
+    config_map["data"] = {"job.json": "{"}
+
+
+def empty(config_map: Object) -> None:
+    del config_map["data"]
+
+
+def changeable(config_map: Object) -> None:
+    del config_map["immutable"]
+
+
+def another_owner(config_map: Object) -> None:
+    config_map["metadata"]["ownerReferences"][0]["uid"] = "somebody-else"
+
+
+def not_in_charge(config_map: Object) -> None:
+    config_map["metadata"]["ownerReferences"][0]["controller"] = False
+
+
+@pytest.mark.parametrize(
+    "forge", [another_dataset, no_json, empty, changeable, another_owner, not_in_charge]
+)
+async def test_somebody_elses_config_is_never_trained_by(
+    api: ObjectApi, children: Children, forge: Any
+) -> None:
+    await create(children)
+    lose_child(api, children)
+    forge(api.objects[CONFIG_MAPS.kind, CONFIG])
+    with pytest.raises(ChildRefused):
+        await create(children)
+    assert api.names(JOBS) == []
+    refusal = await refusal_seen(children)
+    assert refusal is not None
+    assert refusal.reason == "PodRefused"
+    assert f"ConfigMap {CONFIG}" in refusal.message
+
+    del api.objects[CONFIG_MAPS.kind, CONFIG]
+    await create(children)
+    assert api.names(JOBS) == [CHILD]
+
+
+async def test_somebody_elses_job_under_the_childs_name_is_told_of(
+    api: ObjectApi, children: Children
+) -> None:
+    meta = {"name": CHILD, "namespace": JOB.namespace, "uid": "x"}
+    api.objects[JOBS.kind, CHILD] = {"metadata": meta}
+    with pytest.raises(ChildRefused):
+        await create(children)
+    refusal = await refusal_seen(children)
+    assert refusal is not None
+    assert f"Job {CHILD} exists and does not belong to this job" in refusal.message
+
+
+async def test_a_config_too_large_for_the_api_server_is_told_of(
+    api: ObjectApi, children: Children
+) -> None:
+    with pytest.raises(ChildRefused):
+        await create(children, output="s3://x" * 100_000)
+    assert api.names(JOBS) == []
+    refusal = await refusal_seen(children)
+    assert refusal is not None
+    assert "more than 524288" in refusal.message
+
+
+async def test_no_child_while_a_pod_of_an_earlier_attempt_runs(
+    api: ObjectApi, children: Children
+) -> None:
+    api.add_pod("ghost", attempt=1, phase="Running")
+    with pytest.raises(EarlierPodAlive):
+        await create(children)
+    assert api.names(JOBS) == []
+    refusal = await refusal_seen(children)
+    assert refusal is not None
+    assert (refusal.reason, "pod ghost of attempt 1" in refusal.message) == ("Creating", True)
+
+    api.add_pod("ghost", attempt=1, phase="Failed")
+    await create(children)
+    assert api.names(JOBS) == [CHILD]
+
+
+async def test_a_quota_is_told_of_until_the_job_is_forgotten(
+    api: ObjectApi, children: Children
+) -> None:
+    api.failure = Forbidden("exceeded quota", status=403)
+    with pytest.raises(Forbidden):
+        await create(children)
+    refusal = await refusal_seen(children)
+    assert refusal is not None
+    assert "The API server refuses the attempt: exceeded quota" in refusal.message
+    children.forget(JOB.uid)
+    assert await refusal_seen(children) is None
+
+
+async def test_each_job_has_its_own_config(api: ObjectApi, children: Children) -> None:
+    await create(children)
+    other = replace(JOB, name="bot", uid="2f2e3d4c-0000-4000-8000-000000000000")
+    await create(children, job=other)
+    assert len([name for name in api.names(CONFIG_MAPS) if name.endswith("-config")]) == 2
