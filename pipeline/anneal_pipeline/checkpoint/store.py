@@ -2,8 +2,9 @@
 
 `BlobFolder` is what a place has to offer (a local folder here, an S3 prefix in `anneal_jobs`);
 everything that decides is in `CheckpointStore`, once. Guarantees: a folder without a valid manifest
-is never taken; a folder is never overwritten; what `best.json` names is never pruned; a checkpoint
-being pruned loses its manifest first, so that a crash leaves no half checkpoint that counts.
+is never taken; a folder is never overwritten; what `best.json` names, what this attempt resumed
+from and what it saved last is never pruned; a checkpoint being pruned loses its manifest first, so
+that a crash leaves no half checkpoint that counts.
 """
 
 from __future__ import annotations
@@ -93,6 +94,10 @@ class CheckpointStore:
         self._writer = writer
         self._keep = keep
         self._on_rejected = on_rejected
+        self._resumed: str | None = None
+        self._saved: list[str] = []
+        """Names of this attempt's own checkpoints, in the order they were saved."""
+        self._rejected: set[str] = set()
 
     def save(self, source: Path, info: CheckpointInfo) -> Manifest:
         """Store the files of the local folder `source` as a new checkpoint, manifest last."""
@@ -113,6 +118,7 @@ class CheckpointStore:
         for entry in manifest.files:
             self._folder.upload(source / entry.path, f"{name}/{entry.path}")
         self._folder.write(f"{name}/{MANIFEST_NAME}", manifest.to_bytes())
+        self._saved.append(name)
         self.prune()
         return manifest
 
@@ -129,10 +135,11 @@ class CheckpointStore:
         return [name for _, name in sorted(ordered, reverse=True)]
 
     def latest(self) -> SavedCheckpoint | None:
-        """The newest checkpoint whose every file is as its manifest says."""
+        """The newest checkpoint whose every file is as its manifest says: the one to resume from."""
         for name in self.names():
             saved = self.fetch(name)
             if saved is not None:
+                self._resumed = name
                 return saved
         return None
 
@@ -150,6 +157,7 @@ class CheckpointStore:
             damage = str(error)
         if damage is not None:
             shutil.rmtree(target, ignore_errors=True)
+            self._rejected.add(name)
             if self._on_rejected is not None:
                 self._on_rejected(name, damage)
             return None
@@ -177,12 +185,19 @@ class CheckpointStore:
             raise CheckpointError(f"{BEST_NAME} is not readable: {error}") from error
 
     def prune(self) -> None:
-        """Delete all but the newest `keep` checkpoints and the best one."""
+        """Delete all but the newest `keep` good checkpoints and those that must stay.
+
+        A step says nothing about worth: one that was rejected, or left by a run that started anew,
+        may carry a higher step than what this attempt has just saved. So rejected ones do not
+        count, and this attempt's own come before those of others.
+        """
         best = self.best()
         names = self.names()
-        kept = {*names[: self._keep], *([best.name] if best else [])}
-        doomed = [name for name in names if name not in kept]
-        for name in doomed:
+        must_stay = {*self._saved[-1:], self._resumed, best.name if best else None}
+        good = [name for name in names if name not in self._rejected]
+        good.sort(key=lambda name: name not in self._saved)
+        doomed = set(names) - {*good[: self._keep], *must_stay}
+        for name in sorted(doomed):
             self._folder.delete(f"{name}/{MANIFEST_NAME}")
         for path in self._folder.list_names() if doomed else []:
             if path.split("/", 1)[0] in doomed:

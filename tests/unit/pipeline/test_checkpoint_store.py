@@ -114,6 +114,25 @@ def test_keeps_the_newest_and_the_best(kit: ModuleType, tmp_path: Path) -> None:
     assert store.best() == Best(name=best, step=10, metric="responsePerplexity", value=3.0)
 
 
+def test_what_was_just_saved_stays_though_a_damaged_one_has_a_higher_step(
+    kit: ModuleType, tmp_path: Path
+) -> None:
+    first = kit.make_store(tmp_path, keep=2)
+    save(first, tmp_path, 10)
+    flip(tmp_path / "checkpoints" / save(first, tmp_path, 20))
+    second = kit.make_store(tmp_path, attempt=2, keep=1)
+    assert second.latest().manifest.step == 10
+    save(second, tmp_path, 12)
+    assert [order_of(name) for name in second.names()] == [(12, 2), (10, 1)]
+
+
+def test_a_run_that_starts_anew_keeps_its_own(kit: ModuleType, tmp_path: Path) -> None:
+    save(kit.make_store(tmp_path, attempt=1, keep=1), tmp_path, 90)
+    anew = kit.make_store(tmp_path, attempt=2, keep=1)
+    save(anew, tmp_path, 10)
+    assert [order_of(name) for name in anew.names()] == [(10, 2)]
+
+
 def test_a_later_attempt_at_the_same_step_is_the_newer(kit: ModuleType, tmp_path: Path) -> None:
     save(kit.make_store(tmp_path, attempt=1), tmp_path, 10)
     second = save(kit.make_store(tmp_path, attempt=2), tmp_path, 10)
