@@ -1,7 +1,7 @@
 """The kinds of object that the operator touches, and their addresses on the API server.
 
-Every verb used on them is listed for the chart's RBAC in docs/admin.md; a kind that is not here
-is never asked for.
+Every verb used on them is listed in docs/admin.md, which a test compares with the chart's rights; a
+kind that is not here is never asked for.
 """
 
 from __future__ import annotations
@@ -49,7 +49,6 @@ PODS = Resource("", "v1", "pods", "Pod")
 CONFIG_MAPS = Resource("", "v1", "configmaps", "ConfigMap")
 CORE_EVENTS = Resource("", "v1", "events", "Event")
 EVENTS = Resource("events.k8s.io", "v1", "events", "Event")
-NODES = Resource("", "v1", "nodes", "Node", namespaced=False)
 LEASES = Resource("coordination.k8s.io", "v1", "leases", "Lease")
 TOKEN_REVIEWS = Resource(
     "authentication.k8s.io", "v1", "tokenreviews", "TokenReview", namespaced=False

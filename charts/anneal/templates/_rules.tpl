@@ -1,5 +1,5 @@
 {{/*
-Rights of the operator, exactly those it uses (a test counts the requests of a run against them).
+Rights of the operator, exactly those it uses; docs/admin.md lists them, and a test compares the two.
 There is no verb on Secrets, service accounts, pods/exec or pods/log anywhere.
 */}}
 {{- define "anneal.clusterRules" -}}
@@ -8,10 +8,7 @@ There is no verb on Secrets, service accounts, pods/exec or pods/log anywhere.
   verbs: [create]
 - apiGroups: [anneal.dev]
   resources: [finetuneprofiles]
-  verbs: [get, list, watch]
-- apiGroups: [""]
-  resources: [nodes]
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 # Itself, the owner of the ConfigMaps and Leases the operator makes: they go when the release goes.
 - apiGroups: [rbac.authorization.k8s.io]
   resources: [clusterroles]
@@ -29,7 +26,7 @@ There is no verb on Secrets, service accounts, pods/exec or pods/log anywhere.
 {{- define "anneal.namespaceRules" -}}
 - apiGroups: [anneal.dev]
   resources: [finetunejobs]
-  verbs: [get, list, watch, delete]
+  verbs: [list, watch, delete]
 - apiGroups: [anneal.dev]
   resources: [finetunejobs/status]
   verbs: [patch]
@@ -41,7 +38,7 @@ There is no verb on Secrets, service accounts, pods/exec or pods/log anywhere.
   verbs: [get, list, watch, create, delete]
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 - apiGroups: [""]
   resources: [configmaps]
   verbs: [get, create, patch]

@@ -1,5 +1,6 @@
 """What the operator may do: little, no wildcard, and nothing with Secrets."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +12,7 @@ FORBIDDEN = {
 }  # fmt: skip
 SMALL_CLUSTER_ROLE = {
     ("authentication.k8s.io", "tokenreviews"): {"create"},
-    ("anneal.dev", "finetuneprofiles"): {"get", "list", "watch"},
-    ("", "nodes"): {"get", "list", "watch"},
+    ("anneal.dev", "finetuneprofiles"): {"list", "watch"},
     ("rbac.authorization.k8s.io", "clusterroles"): {"get"},
 }
 
@@ -39,17 +39,46 @@ def test_no_right_reaches_secrets_or_other_identities(case: Any) -> None:
         assert "*" not in rule["apiGroups"], rule
 
 
+def _granted(rules: list[dict[str, Any]]) -> dict[tuple[str, str], set[str]]:
+    granted: dict[tuple[str, str], set[str]] = {}
+    for rule in rules:
+        for group in rule["apiGroups"]:
+            for resource in rule["resources"]:
+                granted.setdefault((group, resource), set()).update(rule["verbs"])
+    return granted
+
+
+def _documented(charts: Path, *places: str) -> dict[tuple[str, str], set[str]]:
+    """The table of docs/admin.md, of the named places."""
+    text = (charts.parent / "docs" / "admin.md").read_text()
+    found: dict[tuple[str, str], set[str]] = {}
+    for line in text.splitlines():
+        cells = [cell.strip().strip("`") for cell in line.strip("|").split("|")]
+        if len(cells) == 5 and cells[0] in places:
+            _, group, resource, verbs, _ = cells
+            key = ("" if group == "core" else group, resource)
+            found.setdefault(key, set()).update(verbs.split(", "))
+    return found
+
+
+def test_the_administrators_guide_lists_every_right_and_no_other(
+    rendered: Any, charts: Path
+) -> None:
+    whole = rendered["operator-default"].manifests
+    assert _granted(_operator_cluster_role(whole)["rules"]) == _documented(
+        charts, "cluster", "namespaces"
+    )
+    roles = [m for m in rendered["operator-namespaced"].manifests if m["kind"] == "Role"]
+    for place, namespace in (("namespaces", "team-a"), ("release", "anneal-system")):
+        (role,) = [m for m in roles if m["metadata"]["namespace"] == namespace]
+        assert _granted(role["rules"]) == _documented(charts, place)
+
+
 def test_namespaced_mode_keeps_one_small_cluster_role(rendered: Any) -> None:
     manifests = rendered["operator-namespaced"].manifests
     cluster_roles = [m for m in manifests if m["kind"] == "ClusterRole"]
     assert [role["metadata"]["name"] for role in cluster_roles] == ["anneal-system:trial-anneal"]
-    got = {
-        (group, resource): set(rule["verbs"])
-        for rule in cluster_roles[0]["rules"]
-        for group in rule["apiGroups"]
-        for resource in rule["resources"]
-    }
-    assert got == SMALL_CLUSTER_ROLE
+    assert _granted(cluster_roles[0]["rules"]) == SMALL_CLUSTER_ROLE
 
 
 def test_namespaced_mode_has_a_role_in_each_watched_namespace(rendered: Any) -> None:
