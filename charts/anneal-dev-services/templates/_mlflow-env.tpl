@@ -41,6 +41,11 @@ ranges are named again. A name and the name with a port are two entries to MLflo
 # No background jobs: they need a second process and serve features Anneal does not use.
 - name: MLFLOW_SERVER_ENABLE_JOB_EXECUTION
   value: "false"
+# Neither the server nor its pages in a browser send usage data to MLflow's makers.
+- name: MLFLOW_DISABLE_TELEMETRY
+  value: "true"
+- name: DO_NOT_TRACK
+  value: "true"
 - name: MLFLOW_S3_ENDPOINT_URL
   value: {{ default (include "dev.s3Endpoint" .) .Values.s3.publicEndpoint }}
 - name: AWS_SHARED_CREDENTIALS_FILE

@@ -180,3 +180,12 @@ def test_readme_names_every_value(name: str, charts: Path) -> None:
         ]
 
     assert [leaf for leaf in leaves(values, "") if f"`{leaf}`" not in readme] == []
+
+
+@pytest.mark.parametrize("name", ["services-default", "services-thin"])
+def test_mlflow_sends_no_usage_data_to_its_makers(name: str, rendered: Any) -> None:
+    pods = [m["spec"]["template"]["spec"] for m in rendered[name].of_kind("Deployment")]
+    (mlflow,) = [c for pod in pods for c in pod["containers"] if c["name"] == "mlflow"]
+    environment = {item["name"]: item.get("value") for item in mlflow["env"]}
+    assert environment["MLFLOW_DISABLE_TELEMETRY"] == "true"
+    assert environment["DO_NOT_TRACK"] == "true"

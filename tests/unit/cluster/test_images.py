@@ -60,3 +60,14 @@ def test_every_image_ends_as_the_unprivileged_user_without_pip(name: str) -> Non
     assert "pip" not in text
     assert ("USER 65532:65532" in text) == (name in ("base", "pause"))
     assert "USER root" not in text
+
+
+def test_no_image_sends_usage_data_to_makers_of_libraries() -> None:
+    text = (image_names.IMAGES / "base" / "Containerfile").read_text()
+    for wanted in (
+        "DO_NOT_TRACK=true",
+        "HF_HUB_DISABLE_TELEMETRY=1",
+        "MLFLOW_DISABLE_TELEMETRY=true",
+        "RAY_USAGE_STATS_ENABLED=0",
+    ):
+        assert f" {wanted}" in text
