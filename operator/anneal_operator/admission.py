@@ -7,19 +7,25 @@ accepted: from then on the snapshot of the profile counts.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from anneal_operator.api.names import output_folder
 from anneal_operator.api.profile import FineTuneProfileSpec
 from anneal_operator.api.reasons import Reason
+from anneal_operator.api.run_config import SIZE_BYTES_MAX
 from anneal_operator.api.spec import FineTuneJobSpec
-from anneal_operator.api.unsupported import unsupported_fields
+from anneal_operator.api.unsupported import unsupported_fields, unsupported_profile_fields
 from anneal_operator.observation import Input, Job
+from anneal_operator.stored_config import run_config
 from anneal_pipeline.config.schema import ConfigError
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_LONGEST_RELEASE = "x" * (53 + 1 + 63)
+"""In place of the release's identity, <release>.<namespace>, while job.json is measured."""
 _FORBIDDEN_IN_URI = re.compile(r"[\x00-\x20\\%?#@\x7f]")
 
 
@@ -68,6 +74,13 @@ def profile_problem(
             message=f"The profile is wrong: {profile.under('spec')}; the administrator must "
             "correct it.",
         )
+    unsupported = unsupported_profile_fields(profile)
+    if unsupported:
+        return Refusal(
+            reason=Reason.NOT_IMPLEMENTED,
+            message=f"The profile asks for what this release cannot do: "
+            f"{'; '.join(map(str, unsupported))}; the administrator must correct it.",
+        )
     known = {uri.rstrip("/") for uri in known_uris}
     if profile.tracking.uri.rstrip("/") not in known:
         return Refusal(
@@ -89,7 +102,12 @@ def _against_profile(
             "another profile, or ask the administrator to add the namespace to its "
             "allowedNamespaces.",
         )
-    return _uris(spec, profile, job=job) or _revisions(spec, profile) or _limits(spec, profile)
+    return (
+        _uris(spec, profile, job=job)
+        or _revisions(spec, profile)
+        or _limits(spec, profile)
+        or _size(spec, profile, job=job)
+    )
 
 
 def _uris(spec: FineTuneJobSpec, profile: FineTuneProfileSpec, *, job: Job) -> Refusal | None:
@@ -121,13 +139,7 @@ def _uris(spec: FineTuneJobSpec, profile: FineTuneProfileSpec, *, job: Job) -> R
 
 def dataset_uris(spec: FineTuneJobSpec) -> tuple[tuple[str, str], ...]:
     """Field path and URI of every dataset file or folder."""
-    files = spec.dataset.files
-    named = [("dataset.uri", spec.dataset.uri)]
-    if files is not None:
-        named += [
-            (f"dataset.files.{part}", getattr(files, part)) for part in files.__class__.model_fields
-        ]
-    return tuple((path, uri) for path, uri in named if uri is not None)
+    return tuple((f"dataset.{path}", uri) for path, uri in spec.dataset.sources())
 
 
 def uri_allowed(uri: str, *, allowed: Iterable[str], namespace: str) -> bool:
@@ -149,8 +161,7 @@ def uri_allowed(uri: str, *, allowed: Iterable[str], namespace: str) -> bool:
 
 def _revisions(spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> Refusal | None:
     named = [("model.revision", spec.model.uri, spec.model.revision)]
-    if spec.dataset.uri is not None:
-        named.append(("dataset.revision", spec.dataset.uri, spec.dataset.revision))
+    named += [("dataset.revision", uri, spec.dataset.revision) for _, uri in dataset_uris(spec)]
     for path, uri, revision in named:
         if not uri.startswith("hf://") or profile.models.allow_tags:
             continue
@@ -166,7 +177,6 @@ def _revisions(spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> Refusal |
 def _limits(spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> Refusal | None:
     limits = profile.limits
     asked: list[tuple[str, int | None, int | None]] = [
-        ("compute.workers", spec.compute.workers, limits.workers),
         ("compute.gpusPerWorker", spec.compute.gpus_per_worker, limits.gpus_per_worker),
         ("deadlines.activeSeconds", spec.deadlines.active_seconds, limits.active_seconds),
     ]
@@ -178,6 +188,39 @@ def _limits(spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> Refusal | No
                 f"most {most}; ask for less, or use another profile.",
             )
     return None
+
+
+def _size(spec: FineTuneJobSpec, profile: FineTuneProfileSpec, *, job: Job) -> Refusal | None:
+    """job.json must fit into its ConfigMap, and only here can the user still be told so."""
+    config = run_config(
+        job,
+        spec=spec,
+        profile=profile,
+        output_uri=output_uri(spec, profile, job=job),
+        release=_LONGEST_RELEASE,
+    )
+    size = len(config.to_text().encode())
+    if size <= SIZE_BYTES_MAX:
+        return None
+    path, part = _largest(spec.to_data())
+    return Refusal(
+        reason=Reason.INVALID_SPEC,
+        message=f"The spec makes a job.json of {size} bytes, and its ConfigMap takes "
+        f"{SIZE_BYTES_MAX}; spec.{path} alone has {part} bytes: delete the job, shorten it and "
+        "apply it again.",
+    )
+
+
+def _largest(data: dict[str, Any]) -> tuple[str, int]:
+    """Path and JSON size in bytes of the largest field, inside its sections."""
+    sizes = {
+        key: len(json.dumps(value, ensure_ascii=False).encode()) for key, value in data.items()
+    }
+    name = max(sizes, key=lambda key: sizes[key])
+    if isinstance(data[name], dict) and data[name]:
+        path, size = _largest(data[name])
+        return f"{name}.{path}", size
+    return name, sizes[name]
 
 
 def output_uri(spec: FineTuneJobSpec, profile: FineTuneProfileSpec, *, job: Job) -> str:

@@ -32,13 +32,13 @@ from anneal_operator.logs import log_event
 from anneal_operator.manifests import (
     ca_config_map,
     child_job,
-    run_config,
     run_config_map,
 )
 from anneal_operator.observation import Child, Input, Job, Pod, Refusal, read_child, read_pod
 from anneal_operator.resources import CONFIG_MAPS, CORE_EVENTS, JOBS, PODS, Resource
 from anneal_operator.settings import Settings
 from anneal_operator.store import Store
+from anneal_operator.stored_config import run_config
 from anneal_operator.workqueue import Key
 
 logger = logging.getLogger(__name__)

@@ -6,7 +6,6 @@ credentials and claims come from the snapshot of the profile, never from the job
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from anneal_operator.admission import dataset_uris
@@ -14,20 +13,12 @@ from anneal_operator.api import names
 from anneal_operator.api.outcome import ExitCode
 from anneal_operator.api.profile import FineTuneProfileSpec
 from anneal_operator.api.progress import report_path
-from anneal_operator.api.run_config import (
-    SIZE_BYTES_MAX,
-    HubAccess,
-    JobIdentity,
-    RunCompute,
-    RunConfig,
-    RunTracking,
-    StorageAccess,
-)
+from anneal_operator.api.run_config import SIZE_BYTES_MAX, RunConfig
 from anneal_operator.api.spec import FineTuneJobSpec
 from anneal_operator.errors import ChildRefused
 from anneal_operator.observation import Job
 from anneal_operator.resources import FINE_TUNE_JOBS
-from anneal_pipeline.config.pipeline import PipelineConfig
+from anneal_operator.stored_config import effective_pipeline, num_gpus
 
 Object = dict[str, Any]
 
@@ -71,47 +62,9 @@ def owner_reference(job: Job) -> Object:
     }
 
 
-def run_config(
-    job: Job,
-    *,
-    spec: FineTuneJobSpec,
-    profile: FineTuneProfileSpec,
-    output_uri: str,
-    release: str,
-) -> RunConfig:
-    """The stored run config of a job."""
-    gpus = _gpus(spec, profile)
-    return RunConfig(
-        job=JobIdentity(namespace=job.namespace, name=job.name, uid=job.uid),
-        pipeline=_pipeline(spec, profile),
-        output_uri=output_uri,
-        storage=StorageAccess(endpoint=profile.storage.endpoint, region=profile.storage.region),
-        hub=HubAccess(endpoint=profile.models.hub_endpoint),
-        tracking=RunTracking(
-            uri=profile.tracking.uri,
-            experiment=spec.tracking.experiment or job.namespace,
-            registered_model=spec.tracking.registered_model or job.name,
-            alias=spec.tracking.alias,
-            tags=spec.tracking.tags,
-            release=release,
-        ),
-        compute=RunCompute(
-            ranks_per_worker=spec.compute.ranks_per_worker or max(1, gpus), gpus_per_worker=gpus
-        ),
-    )
-
-
-def _pipeline(spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> PipelineConfig:
-    """The pipeline's config within the profile's limits: the trainer must not count on more."""
-    pipeline = spec.pipeline()
-    grace = min(pipeline.checkpoint.grace_seconds, profile.limits.grace_seconds)
-    checkpoint = pipeline.checkpoint.model_copy(update={"grace_seconds": grace})
-    return pipeline.model_copy(update={"checkpoint": checkpoint})
-
-
 def run_config_map(job: Job, *, config: RunConfig, release: str) -> Object:
     """The immutable ConfigMap with job.json, used by every attempt."""
-    text = json.dumps(config.to_data(), indent=2, sort_keys=True)
+    text = config.to_text()
     if len(text.encode()) > SIZE_BYTES_MAX:
         raise ChildRefused(
             f"The stored config (job.json) has {len(text.encode())} bytes, more than "
@@ -217,11 +170,6 @@ def _failure_rules() -> list[Object]:
     ]
 
 
-def _gpus(spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> int:
-    asked = spec.compute.gpus_per_worker
-    return profile.resources.gpus_per_worker if asked is None else asked
-
-
 def _pod_spec(
     job: Job,
     *,
@@ -231,7 +179,7 @@ def _pod_spec(
     release: str,
 ) -> Object:
     volumes, mounts = _volumes(job, spec=spec, profile=profile, release=release)
-    grace = _pipeline(spec, profile).checkpoint.grace_seconds
+    grace = effective_pipeline(spec, profile).checkpoint.grace_seconds
     pod: Object = {
         "restartPolicy": "Never",
         "serviceAccountName": profile.service_account_name,
@@ -277,7 +225,7 @@ def _resources(spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> Object:
     memory = spec.compute.memory or profile.resources.memory
     requests: Object = {"cpu": spec.compute.cpus or profile.resources.cpus, "memory": memory}
     limits: Object = {"memory": memory}
-    gpus = _gpus(spec, profile)
+    gpus = num_gpus(spec, profile)
     if gpus:
         limits[profile.gpu_resource] = requests[profile.gpu_resource] = str(gpus)
     return {"requests": requests, "limits": limits}
@@ -302,8 +250,6 @@ def _environment(
         pairs["AWS_SHARED_CREDENTIALS_FILE"] = f"{folder}/{names.STORAGE_CREDENTIALS_KEY}"
     if profile.models.token_secret:
         pairs["HF_TOKEN_PATH"] = f"{names.HUB_CREDENTIALS_FOLDER}/{names.HUB_TOKEN_KEY}"
-    if profile.models.cache:
-        pairs["HF_HUB_CACHE"] = f"{names.CLAIMS_FOLDER}/{profile.models.cache.pvc}"
     environment: list[Object] = [{"name": key, "value": value} for key, value in pairs.items()]
     pod_uid = {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.uid"}}
     return [*environment, {"name": names.ENV_POD_UID, "valueFrom": pod_uid}]
@@ -385,8 +331,6 @@ def _claims(spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> list[tuple[s
             if uri.startswith("pvc://"):
                 claim = uri.removeprefix("pvc://").split("/", 1)[0]
                 by_name[claim] = read_only and by_name.get(claim, True)
-    if profile.models.cache:
-        by_name[profile.models.cache.pvc] = False
     found = [(c, f"{names.CLAIMS_FOLDER}/{c}", ro) for c, ro in sorted(by_name.items())]
     found += [(v.claim, v.mount_path, v.read_only) for v in profile.volumes]
     return found

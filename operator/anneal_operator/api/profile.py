@@ -4,13 +4,13 @@ Everything a person who may create FineTuneJobs must not choose lives here. Name
 claims and service accounts mean objects in the job's namespace, put there by the administrator.
 """
 
-from typing import Annotated
+from typing import Annotated, ClassVar, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from anneal_operator.api.condition import LIST_MAP, Condition
 from anneal_operator.api.spec import ObjectName, Quantity, Seconds
-from anneal_pipeline.config.schema import Schema
+from anneal_pipeline.config.schema import CelRule, Schema
 from anneal_pipeline.config.values import Uri
 
 UriPrefix = Annotated[
@@ -88,7 +88,7 @@ class ProfileTracking(Schema):
 class ProfileLimits(Schema):
     """The most a job may ask for."""
 
-    workers: int = Field(default=8, ge=1, le=256)
+    workers: int = Field(default=1, ge=1, le=256)
     """Worker pods."""
     gpus_per_worker: int = Field(default=8, ge=0, le=64)
     """GPUs of each pod."""
@@ -160,6 +160,14 @@ class ProfileQueue(Schema):
 class FineTuneProfileSpec(Schema):
     """What an administrator decides for the jobs that name this profile."""
 
+    cel_rules: ClassVar[tuple[CelRule, ...]] = (
+        CelRule(
+            rule="self.resources.gpusPerWorker <= self.limits.gpusPerWorker",
+            message="resources.gpusPerWorker, which jobs get by default, must not be greater than "
+            "limits.gpusPerWorker",
+        ),
+    )
+
     images: ProfileImages
     """Container images."""
     service_account_name: ObjectName = "default"
@@ -192,6 +200,16 @@ class FineTuneProfileSpec(Schema):
     """Kueue."""
     gpu_memory_bytes: int | None = Field(default=None, ge=1)
     """Memory of one GPU, for the fit check at admission. Default: unknown, no check."""
+
+    @model_validator(mode="after")
+    def _default_is_within_limits(self) -> Self:
+        default, limit = self.resources.gpus_per_worker, self.limits.gpus_per_worker
+        if default > limit:
+            raise ValueError(
+                f"resources.gpusPerWorker ({default}), which jobs get by default, must not be "
+                f"greater than limits.gpusPerWorker ({limit})"
+            )
+        return self
 
 
 class FineTuneProfileStatus(Schema):

@@ -95,9 +95,10 @@ REASON_DOCS: dict[Reason, ReasonDoc] = {
         meaning="The spec and its profile are in order.", who=NOBODY, remedy="Nothing to do."
     ),
     Reason.NOT_IMPLEMENTED: ReasonDoc(
-        meaning="A field asks for something this release cannot do yet.",
+        meaning="A field of the job, or of its profile, asks for what this release cannot do yet.",
         who=USER,
-        remedy="Remove the named field or set it to the value the message names.",
+        remedy="Remove the named field or set it to the value the message names; "
+        "in a profile the administrator does.",
     ),
     Reason.INVALID_SPEC: ReasonDoc(
         meaning="The spec breaks a rule the API server could not check.",

@@ -4,6 +4,7 @@ Written once per FineTuneJob into an immutable ConfigMap and used by every attem
 reads older versions; `schema_version` is raised when a reader of the old form would go wrong.
 """
 
+import json
 from typing import Literal
 
 from pydantic import Field
@@ -70,3 +71,7 @@ class RunConfig(Schema):
     hub: HubAccess = HubAccess()
     tracking: RunTracking
     compute: RunCompute = RunCompute()
+
+    def to_text(self) -> str:
+        """Return job.json as it is stored: the characters themselves, not escapes, count."""
+        return json.dumps(self.to_data(), indent=2, sort_keys=True, ensure_ascii=False)

@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from anneal_operator.api.names import DEFAULT_PROFILE
+from anneal_operator.api.tracking import TrackingSpec
 from anneal_pipeline.config.pipeline import PipelineConfig
 from anneal_pipeline.config.schema import CelRule, Schema
 from anneal_pipeline.config.values import Uri
@@ -29,11 +30,6 @@ Quantity = Annotated[
 Seconds = Annotated[int, Field(ge=1, le=31_536_000)]
 """A duration of at most a year."""
 
-ModelName = Annotated[
-    str, Field(min_length=1, max_length=256, pattern=r"^[A-Za-z0-9]([A-Za-z0-9 ._-]*[A-Za-z0-9])?$")
-]
-"""Name of a registered model: no slash, colon or quote, which MLflow URIs cannot carry."""
-
 
 class OutputSpec(Schema):
     """Where the job's files go."""
@@ -41,45 +37,6 @@ class OutputSpec(Schema):
     uri: Uri | None = None
     """Folder under which the job's own folder <namespace>/<name>-<uid> is made. Default: the
     profile's storage.outputURI."""
-
-
-class GateSpec(Schema):
-    """A condition on a final metric; the alias is set only when it holds."""
-
-    cel_rules: ClassVar[tuple[CelRule, ...]] = (
-        CelRule(
-            rule="has(self.max) || has(self.min) || (has(self.improvesBase) && self.improvesBase)",
-            message="set at least one of max, min and improvesBase",
-        ),
-    )
-
-    metric: str = Field(default="responsePerplexity", max_length=64)
-    """The metric that decides."""
-    max: float | None = None
-    """Largest value that passes."""
-    min: float | None = None
-    """Smallest value that passes."""
-    improves_base: bool | None = None
-    """Whether the tuned model must be better than its base."""
-    versus: Literal["base", "champion"] = "base"
-    """What the tuned model is compared with."""
-
-
-class TrackingSpec(Schema):
-    """The MLflow run and the registered model."""
-
-    experiment: str | None = Field(default=None, min_length=1, max_length=256)
-    """MLflow experiment. Default: the job's namespace."""
-    registered_model: ModelName | None = None
-    """Registered model that gets the new version. Default: the job's name."""
-    alias: str = Field(default="candidate", max_length=64, pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")
-    """Alias set on the new version, last of all."""
-    gate: GateSpec | None = None
-    """Condition for setting the alias. Default: none."""
-    tags: dict[
-        Annotated[str, Field(min_length=1, max_length=128)], Annotated[str, Field(max_length=1024)]
-    ] = Field(default={}, max_length=32)
-    """Further tags of the run."""
 
 
 class ComputeSpec(Schema):
@@ -150,6 +107,14 @@ class FineTuneJobSpec(PipelineConfig):
         CelRule(
             rule="!has(self.dataset.uri) || self.dataset.uri.matches('^(hf|s3|pvc)://')",
             message="dataset.uri must begin with hf://, s3:// or pvc://",
+        ),
+        CelRule(
+            rule="!has(self.dataset.files) || (self.dataset.files.train.matches('^(hf|s3|pvc)://')"
+            " && (!has(self.dataset.files.validation)"
+            " || self.dataset.files.validation.matches('^(hf|s3|pvc)://'))"
+            " && (!has(self.dataset.files.test)"
+            " || self.dataset.files.test.matches('^(hf|s3|pvc)://')))",
+            message="every one of dataset.files must begin with hf://, s3:// or pvc://",
         ),
         CelRule(
             rule="self.compute.engine != 'Job' || self.compute.workers == 1",

@@ -1,12 +1,15 @@
 """Fields this release does not act on yet.
 
-A value listed here is refused (Accepted=False, reason NotImplemented; `anneal run` likewise), never
-silently ignored. An issue that builds a feature deletes its line and switches the default on.
+A value listed here is refused (Accepted=False, or Ready=False for a profile, reason NotImplemented;
+`anneal run` likewise), never silently ignored. An issue that builds a feature deletes its line and
+switches the default on. A test holds every field of both specs to be listed here or used somewhere.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
+from anneal_operator.api.profile import FineTuneProfileSpec
 from anneal_operator.api.spec import FineTuneJobSpec
 
 
@@ -22,10 +25,13 @@ class UnsupportedField:
         return f"spec.{self.path}: {self.got} is not implemented in this release; {self.allowed}"
 
 
+_Spec = TypeVar("_Spec", FineTuneJobSpec, FineTuneProfileSpec)
+
+
 @dataclass(frozen=True, kw_only=True)
-class _Check:
+class _Check(Generic[_Spec]):
     path: str
-    refused: Callable[[FineTuneJobSpec], object]
+    refused: Callable[[_Spec], object]
     """Returns the values that are refused: one, several in a tuple, or a falsy one for none."""
     allowed: str
 
@@ -40,7 +46,7 @@ SUPPORTED_METRICS = ("responsePerplexity", "perplexity", "tokenAccuracy")
 
 _REMOVE = "remove the field"
 
-_CHECKS: tuple[_Check, ...] = (
+_JOB_CHECKS: tuple[_Check[FineTuneJobSpec], ...] = (
     _Check(
         path="dataset.format",
         refused=lambda s: _outside((s.dataset.format,), SUPPORTED_FORMATS),
@@ -131,13 +137,18 @@ _CHECKS: tuple[_Check, ...] = (
     _Check(path="tracking.gate", refused=lambda s: s.tracking.gate, allowed=_REMOVE),
     _Check(
         path="compute.workers",
-        refused=lambda s: s.compute.workers if s.compute.workers > 1 else None,
+        refused=lambda s: _more_than_one(s.compute.workers),
         allowed="use 1",
     ),
     _Check(
         path="compute.ranksPerWorker",
-        refused=lambda s: s.compute.ranks_per_worker if _num_ranks(s) > 1 else None,
+        refused=lambda s: _more_than_one(s.compute.ranks_per_worker),
         allowed="use 1",
+    ),
+    _Check(
+        path="compute.gpusPerWorker",
+        refused=lambda s: _more_than_one(s.compute.gpus_per_worker),
+        allowed="use 0 or 1",
     ),
     _Check(
         path="compute.engine",
@@ -154,17 +165,41 @@ _CHECKS: tuple[_Check, ...] = (
 )
 
 
-def _num_ranks(spec: FineTuneJobSpec) -> int:
-    return spec.compute.ranks_per_worker or 1
+_PROFILE_CHECKS: tuple[_Check[FineTuneProfileSpec], ...] = (
+    _Check(path="models.cache", refused=lambda p: p.models.cache, allowed=_REMOVE),
+    _Check(
+        path="limits.workers",
+        refused=lambda p: _more_than_one(p.limits.workers),
+        allowed="use 1",
+    ),
+    _Check(
+        path="resources.gpusPerWorker",
+        refused=lambda p: _more_than_one(p.resources.gpus_per_worker),
+        allowed="use 0 or 1",
+    ),
+    _Check(path="ray.version", refused=lambda p: p.ray.version, allowed=_REMOVE),
+    _Check(path="ray.rayStartParams", refused=lambda p: p.ray.ray_start_params, allowed=_REMOVE),
+    _Check(path="queue.default", refused=lambda p: p.queue.default, allowed=_REMOVE),
+    _Check(path="gpuMemoryBytes", refused=lambda p: p.gpu_memory_bytes, allowed=_REMOVE),
+)
+
+
+def _more_than_one(value: int | None) -> int | None:
+    return value if value is not None and value > 1 else None
 
 
 def unsupported_fields(spec: FineTuneJobSpec) -> tuple[UnsupportedField, ...]:
     """Return every field whose value this release cannot honour, in the order of the spec."""
-    return tuple(_found(spec))
+    return tuple(_found(spec, checks=_JOB_CHECKS))
 
 
-def _found(spec: FineTuneJobSpec) -> Iterator[UnsupportedField]:
-    for check in _CHECKS:
+def unsupported_profile_fields(profile: FineTuneProfileSpec) -> tuple[UnsupportedField, ...]:
+    """Return the same for a profile."""
+    return tuple(_found(profile, checks=_PROFILE_CHECKS))
+
+
+def _found(spec: _Spec, *, checks: Iterable[_Check[_Spec]]) -> Iterator[UnsupportedField]:
+    for check in checks:
         refused = check.refused(spec)
         if not refused:
             continue

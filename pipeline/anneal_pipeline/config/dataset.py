@@ -120,6 +120,15 @@ class FiltersConfig(Schema):
         return self
 
 
+_ON_THE_HUB = (
+    "(has(self.uri) && self.uri.startsWith('hf://')) || (has(self.files)"
+    " && (self.files.train.startsWith('hf://')"
+    " || (has(self.files.validation) && self.files.validation.startsWith('hf://'))"
+    " || (has(self.files.test) && self.files.test.startsWith('hf://'))))"
+)
+"""CEL: whether any part of the dataset lies on the hub."""
+
+
 class DatasetConfig(Schema):
     """The training data."""
 
@@ -133,8 +142,12 @@ class DatasetConfig(Schema):
             message="split and files exclude each other: an existing split is kept as it is",
         ),
         CelRule(
-            rule="!has(self.uri) || !self.uri.startsWith('hf://') || has(self.revision)",
+            rule=f"has(self.revision) || !({_ON_THE_HUB})",
             message="revision is required for hf:// datasets; name the commit to read",
+        ),
+        CelRule(
+            rule=f"!has(self.revision) || ({_ON_THE_HUB})",
+            message="dataset.revision has an effect on hf:// datasets only; remove it",
         ),
     )
 
@@ -144,7 +157,8 @@ class DatasetConfig(Schema):
     files: DatasetFiles | None = None
     """A dataset that is already split. Exactly one of uri and files."""
     revision: Revision | None = None
-    """Commit of a hub dataset. Required for hf://."""
+    """Commit of a hub dataset, for uri and for every one of files on the hub. Required for hf://,
+    and refused where nothing is on the hub."""
     format: Literal["auto", "json", "jsonl", "csv", "parquet", "datasets"] = "auto"
     """File format; auto goes by the file name."""
     layout: Literal[
@@ -164,6 +178,14 @@ class DatasetConfig(Schema):
         """The split in force when none is written."""
         return self.split or SplitConfig()
 
+    def sources(self) -> tuple[tuple[str, str], ...]:
+        """Return field path (below dataset) and URI of every file or folder that is named."""
+        named = [("uri", self.uri)]
+        if self.files is not None:
+            files = self.files
+            named += [(f"files.{part}", getattr(files, part)) for part in DatasetFiles.model_fields]
+        return tuple((path, uri) for path, uri in named if uri is not None)
+
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if (self.uri is None) == (self.files is None):
@@ -172,6 +194,16 @@ class DatasetConfig(Schema):
             raise ValueError(
                 "split and files exclude each other: an existing split is kept as it is"
             )
-        if self.uri is not None and self.uri.startswith("hf://") and self.revision is None:
-            raise ValueError(f"revision is required for {self.uri}; name the commit to read")
+        return self
+
+    @model_validator(mode="after")
+    def _hub_dataset_alone_is_pinned(self) -> Self:
+        uris = [uri for _, uri in self.sources()]
+        on_the_hub = [uri for uri in uris if uri.startswith("hf://")]
+        if on_the_hub and self.revision is None:
+            raise ValueError(f"revision is required for {on_the_hub[0]}; name the commit to read")
+        if self.revision is not None and not on_the_hub:
+            raise ValueError(
+                f"revision has no effect on {', '.join(uris)}, which is no hf:// dataset; remove it"
+            )
         return self

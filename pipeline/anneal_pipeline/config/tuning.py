@@ -1,10 +1,10 @@
 """What is trained: LoRA adapters, over a base that is quantised (QLoRA) or not."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from anneal_pipeline.config.schema import Schema
+from anneal_pipeline.config.schema import CelRule, Schema
 from anneal_pipeline.config.values import ModuleName
 
 ALL_LINEAR = "all-linear"
@@ -40,19 +40,31 @@ class LoraConfig(Schema):
 
 
 class QuantizationConfig(Schema):
-    """How the frozen base is held (Dettmers et al. 2023, QLoRA). Without effect for lora."""
+    """How the frozen base is held (Dettmers et al. 2023, QLoRA). type and doubleQuant are for qlora
+    alone; computeDtype is in force for lora too."""
 
     type: Literal["nf4", "fp4"] = "nf4"
     """The 4-bit data type of the base weights."""
     double_quant: bool = True
     """Quantise the quantisation constants too: 0.37 bit less per parameter."""
     compute_dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
-    """The type matrix products run in: auto takes bfloat16 on a GPU that has it, float16 with loss
-    scaling on an older one, float32 on a CPU."""
+    """The type matrix products run in, and for lora also the type the whole base is loaded in: auto
+    takes bfloat16 on a GPU that has it, float16 with loss scaling on an older one, float32 on a
+    CPU."""
 
 
 class TuningConfig(Schema):
     """The tuning method."""
+
+    cel_rules: ClassVar[tuple[CelRule, ...]] = (
+        CelRule(
+            # `has`: the API server also holds the rule against the bare default, an empty object.
+            rule="!has(self.method) || self.method == 'qlora'"
+            " || (self.quantization.type == 'nf4' && self.quantization.doubleQuant)",
+            message="tuning.quantization.type and doubleQuant have no effect for method lora; "
+            "remove them",
+        ),
+    )
 
     method: Literal["qlora", "lora"] = "qlora"
     """qlora: adapters over a 4-bit base. lora: adapters over the base as it is."""
@@ -61,4 +73,13 @@ class TuningConfig(Schema):
     lora: LoraConfig = LoraConfig()
     """The adapters."""
     quantization: QuantizationConfig = QuantizationConfig()
-    """The 4-bit base."""
+    """The 4-bit base, and the type products run in."""
+
+    @model_validator(mode="after")
+    def _plain_lora_has_no_4_bit_base(self) -> Self:
+        held = self.quantization
+        if self.method == "lora" and (held.type != "nf4" or not held.double_quant):
+            raise ValueError(
+                "quantization.type and doubleQuant have no effect for method lora; remove them"
+            )
+        return self

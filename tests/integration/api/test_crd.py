@@ -126,9 +126,84 @@ REFUSED = [
         "compute", {"engine": "Job", "workers": 2}, "exactly one worker", id="Job of two workers"
     ),
     pytest.param("tracking.gate", {}, "at least one of", id="gate without a bound"),
+    pytest.param(
+        "model",
+        {"uri": "s3://a/b", "revision": "main"},
+        "revision has",
+        id="revision of a model outside the hub",
+    ),
+    pytest.param(
+        "dataset.revision", "main", "revision has", id="revision of a dataset outside the hub"
+    ),
+    *(
+        pytest.param(
+            "dataset",
+            {"files": {"train": "s3://a/b", part: "hf://org/name"}},
+            "revision is required",
+            id=f"hub {part} file without revision",
+        )
+        for part in ("train", "validation", "test")
+    ),
+    pytest.param(
+        "dataset",
+        {"files": {"train": "s3://a/b", "test": "/data/rows.jsonl"}},
+        "every one of dataset.files must begin",
+        id="file in a cluster",
+    ),
+    pytest.param(
+        "tuning",
+        {"method": "lora", "quantization": {"type": "fp4"}},
+        "no effect for method lora",
+        id="4-bit type for plain lora",
+    ),
+    *(
+        pytest.param("tracking.alias", alias, "which MLflow reserves", id=f"alias {alias}")
+        for alias in ("latest", "Latest", "v3", "V12")
+    ),
+    *(
+        pytest.param("tracking.tags", {key: "x"}, "are reserved", id=f"tag {key}")
+        for key in ("mlflow.runName", "anneal.job.uid")
+    ),
+    *(
+        pytest.param("tracking.tags", {key: "x"}, "a single slash", id=f"tag {key[:8]}")
+        for key in ("a//b", "/a", "a/../b", "a?b", "k" * 251)
+    ),
+    pytest.param("tracking.tags", {"a": "x" * 1025}, "tracking.tags", id="long tag"),
+    pytest.param(
+        "tracking.registeredModel", "a/b", "spec.tracking.registeredModel", id="model with slash"
+    ),
+    pytest.param(
+        "tracking.experiment", " a", "spec.tracking.experiment", id="experiment with blank"
+    ),
+    pytest.param(
+        "tracking.experiment", "a\nb", "spec.tracking.experiment", id="experiment of two lines"
+    ),
 ]
 
-CLUSTER_ONLY = {"path in a cluster", "Job of two workers", "gate without a bound"}
+TAKEN = [
+    pytest.param(
+        "dataset",
+        {"files": {"train": "s3://a/b", "test": "hf://o/n"}, "revision": "main"},
+        id="one file on the hub",
+    ),
+    pytest.param("tracking.alias", "v2-candidate", id="alias that resembles a version"),
+    pytest.param(
+        "tracking.tags", {"team.x/cost centre:7": "x" * 1024, "k" * 250: ""}, id="long tags"
+    ),
+    pytest.param("tracking.experiment", "\u00fcbung / 2026", id="experiment not in ASCII"),
+    pytest.param(
+        "tuning",
+        {"method": "lora", "quantization": {"computeDtype": "float32"}},
+        id="type of products for plain lora",
+    ),
+]
+
+CLUSTER_ONLY = {
+    "path in a cluster",
+    "file in a cluster",
+    "Job of two workers",
+    "gate without a bound",
+}
 
 
 @pytest.mark.parametrize(("path", "value", "want"), REFUSED)
@@ -149,6 +224,34 @@ def test_what_the_api_server_refuses_a_local_run_refuses_too(
     with pytest.raises(ConfigError) as caught:
         FineTuneJobSpec.parse(merged(SMALLEST, path, value))
     assert want.removeprefix("spec.") in str(caught.value)
+
+
+@pytest.mark.parametrize(("path", "value"), TAKEN)
+def test_what_is_in_order_is_taken_by_the_api_server_and_a_local_run(
+    kubectl: Kubectl, path: str, value: object
+) -> None:
+    spec = merged(SMALLEST, path, value)
+    done = kubectl.apply(spec, name=next(_names))
+    assert done.returncode == 0, done.stderr
+    FineTuneJobSpec.parse(spec)
+
+
+def test_a_profile_whose_default_breaks_its_own_limit_is_refused(kubectl: Kubectl) -> None:
+    profile: dict[str, Any] = {
+        "apiVersion": "anneal.dev/v1alpha1",
+        "kind": "FineTuneProfile",
+        "metadata": {"name": "no-gpus"},
+        "spec": {
+            "images": {"trainer": "trainer:1"},
+            "tracking": {"uri": "http://mlflow:5000"},
+            "limits": {"gpusPerWorker": 0},
+        },
+    }
+    done = kubectl("apply", "-f", "-", stdin=profile)
+    assert done.returncode != 0
+    assert "must not be greater than limits.gpusPerWorker" in done.stderr
+    profile["spec"] = {**profile["spec"], "resources": {"gpusPerWorker": 0}}
+    assert kubectl("apply", "-f", "-", stdin=profile).returncode == 0
 
 
 SPECIAL: dict[str, object] = {

@@ -31,7 +31,7 @@ from tests.integration.operator.conftest import (
             {"compute": {"profile": "absent"}}, "ProfileNotFound", "'absent'", id="no such profile"
         ),
         pytest.param(
-            {"compute": {"gpusPerWorker": 64}}, "LimitExceeded", "at most 8", id="too many GPUs"
+            {"compute": {"gpusPerWorker": 2}}, "NotImplemented", "use 0 or 1", id="two GPUs"
         ),
     ],
 )

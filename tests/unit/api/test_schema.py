@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from anneal_operator.api.profile import FineTuneProfileSpec
 from anneal_operator.api.spec import FineTuneJobSpec
 from anneal_pipeline.config.schema import ConfigError
 
@@ -60,3 +61,71 @@ def test_the_config_hash_covers_what_changes_the_mathematics(
     before = FineTuneJobSpec.parse(SMALLEST).pipeline().mathematical_hash()
     after = FineTuneJobSpec.parse({**SMALLEST, **change}).pipeline().mathematical_hash()
     assert (before == after) is same
+
+
+HUB = "hf://org/rows"
+
+
+@pytest.mark.parametrize(
+    ("sections", "want"),
+    [
+        pytest.param(
+            {"model": {"uri": "s3://m/x", "revision": "main"}},
+            "model: revision has no effect on s3://m/x, which is no hf:// model; remove it",
+            id="model in S3",
+        ),
+        pytest.param(
+            {"model": {"uri": "./model", "revision": "main"}},
+            "model: revision has no effect on ./model, which is no hf:// model; remove it",
+            id="model in a local folder",
+        ),
+        pytest.param(
+            {"dataset": {"uri": "pvc://d/x", "revision": "main"}},
+            "dataset: revision has no effect on pvc://d/x, which is no hf:// dataset; remove it",
+            id="dataset on a volume",
+        ),
+        pytest.param(
+            {"dataset": {"files": {"train": "s3://a", "test": "b"}, "revision": "main"}},
+            "dataset: revision has no effect on s3://a, b, which is no hf:// dataset; remove it",
+            id="files elsewhere",
+        ),
+        *(
+            pytest.param(
+                {"dataset": {"files": {"train": "s3://a/b", part: HUB}}},
+                f"dataset: revision is required for {HUB}; name the commit to read",
+                id=f"{part} file on the hub",
+            )
+            for part in ("train", "validation", "test")
+        ),
+    ],
+)
+def test_a_revision_is_given_for_the_hub_and_for_nothing_else(
+    sections: dict[str, Any], want: str
+) -> None:
+    assert faults({**SMALLEST, **sections}) == [want]
+
+
+def test_one_file_on_the_hub_is_enough_for_a_revision() -> None:
+    data = {"files": {"train": "s3://a/b", "test": HUB}, "revision": "0" * 40}
+    spec = FineTuneJobSpec.parse({**SMALLEST, "dataset": data})
+    assert spec.dataset.sources() == (("files.train", "s3://a/b"), ("files.test", HUB))
+
+
+@pytest.mark.parametrize("quantization", [{"type": "fp4"}, {"doubleQuant": False}])
+def test_settings_of_the_4_bit_base_are_refused_for_plain_lora(
+    quantization: dict[str, Any],
+) -> None:
+    tuning = {"method": "lora", "quantization": {**quantization, "computeDtype": "float32"}}
+    assert faults({**SMALLEST, "tuning": tuning}) == [
+        "tuning: quantization.type and doubleQuant have no effect for method lora; remove them"
+    ]
+
+
+def test_a_profile_whose_default_breaks_its_own_limit_is_refused() -> None:
+    profile = {
+        "images": {"trainer": "t"},
+        "tracking": {"uri": "http://mlflow"},
+        "limits": {"gpusPerWorker": 0},
+    }
+    with pytest.raises(ConfigError, match=r"resources\.gpusPerWorker \(1\).*must not be greater"):
+        FineTuneProfileSpec.parse(profile)

@@ -52,6 +52,12 @@ def test_the_smallest_job_asks_for_nothing_unsupported() -> None:
             id="a number",
         ),
         pytest.param(
+            "compute",
+            {"gpusPerWorker": 2},
+            "spec.compute.gpusPerWorker: 2 is not implemented in this release; use 0 or 1",
+            id="GPUs, each of which would be a rank",
+        ),
+        pytest.param(
             "queue",
             {"name": "team-a"},
             "spec.queue.name: team-a is not implemented in this release; remove the field",

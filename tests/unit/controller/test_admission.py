@@ -1,16 +1,20 @@
 """What a profile allows, and what no URI may contain."""
 
+import json
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.controller.conftest import profile, seen, spec
+from tests.unit.controller.conftest import JOB, MLFLOW, profile, profile_spec, seen, spec
 
-from anneal_operator.admission import refusal, uri_allowed
+from anneal_operator.admission import profile_problem, refusal, uri_allowed
+from anneal_operator.api.run_config import RunConfig
 from anneal_operator.api.spec import FineTuneJobSpec
+from anneal_operator.manifests import run_config_map
 from anneal_operator.observation import Input
+from anneal_operator.stored_config import run_config
 from anneal_pipeline.config.schema import ConfigError
 
 ALLOWED = ("s3://team-data/{namespace}", "hf://HuggingFaceTB", "pvc://models")
@@ -110,7 +114,47 @@ def wrong(data: dict[str, Any]) -> ConfigError:
             id="a branch",
         ),
         pytest.param(
-            seen(spec=spec(compute={"gpusPerWorker": 9})), "LimitExceeded", "at most 8", id="GPUs"
+            seen(spec=spec(compute={"gpusPerWorker": 2})),
+            "NotImplemented",
+            "spec.compute.gpusPerWorker: 2",
+            id="several GPUs",
+        ),
+        pytest.param(
+            seen(profile=profile(resources={"gpusPerWorker": 4})),
+            "NotImplemented",
+            "spec.resources.gpusPerWorker: 4",
+            id="several GPUs by the profile's default",
+        ),
+        pytest.param(
+            seen(
+                spec=spec(compute={"gpusPerWorker": 1}),
+                profile=profile(resources={"gpusPerWorker": 0}, limits={"gpusPerWorker": 0}),
+            ),
+            "LimitExceeded",
+            "at most 0",
+            id="GPUs",
+        ),
+        pytest.param(
+            seen(
+                spec=spec(
+                    dataset={
+                        "files": {
+                            "train": "s3://team-data/x.jsonl",
+                            "test": "hf://HuggingFaceTB/smoltalk",
+                        },
+                        "revision": "main",
+                    }
+                ),
+                profile=profile(
+                    storage={
+                        "outputURI": "s3://models",
+                        "allowedReadURIs": ["s3://team-data", "hf://HuggingFaceTB"],
+                    }
+                ),
+            ),
+            "RevisionNotPinned",
+            "spec.dataset.revision is main",
+            id="a branch of one of several dataset files",
         ),
         pytest.param(
             seen(
@@ -127,6 +171,54 @@ def test_refusal(picture: Input, reason: str, named: str) -> None:
     refused = refusal(picture)
     assert refused is not None
     assert (refused.reason, named in refused.message) == (reason, True), refused.message
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        pytest.param({"models": {"cache": {"pvc": "hub"}}}, "spec.models.cache", id="cache"),
+        pytest.param({"ray": {"version": "2.52.0"}}, "spec.ray.version", id="Ray's version"),
+        pytest.param(
+            {"ray": {"rayStartParams": {"num-cpus": "2"}}}, "spec.ray.rayStartParams", id="Ray"
+        ),
+        pytest.param({"queue": {"default": "team-a"}}, "spec.queue.default", id="queue"),
+        pytest.param({"limits": {"workers": 8}}, "spec.limits.workers", id="workers"),
+        pytest.param({"gpuMemoryBytes": 80 << 30}, "spec.gpuMemoryBytes", id="memory of a GPU"),
+    ],
+)
+def test_a_profile_that_asks_for_a_later_feature_is_refused(
+    fields: dict[str, Any], named: str
+) -> None:
+    problem = profile_problem(profile_spec(**fields), known_uris=(MLFLOW,))
+    assert problem is not None
+    assert problem.reason == "NotImplemented"
+    assert named in problem.message
+    assert "administrator" in problem.message
+
+
+PROMPT_CHARS, NUM_PROMPTS = 8192, 64
+"""The most that the schema lets through: 512 KiB of prompts if every character is one byte."""
+
+
+def test_a_spec_too_large_for_its_config_map_is_refused_with_the_sizes() -> None:
+    prompts = ["x" * PROMPT_CHARS] * NUM_PROMPTS
+    refused = refusal(seen(spec=spec(evaluation={"prompts": prompts})))
+    assert refused is not None
+    assert refused.reason == "InvalidSpec"
+    assert "its ConfigMap takes 524288" in refused.message
+    assert "spec.evaluation.prompts alone has 524544 bytes" in refused.message
+
+
+def test_what_is_not_ascii_counts_as_the_bytes_it_is_stored_as() -> None:
+    prompts = ["\u00fc" * PROMPT_CHARS] * 31  # 2 bytes each in UTF-8, 6 as an escape
+    large = spec(evaluation={"prompts": prompts})
+    assert refusal(seen(spec=large)) is None
+    config = run_config(
+        JOB, spec=large, profile=profile_spec(), output_uri="s3://models/x", release="anneal.anneal"
+    )
+    stored = run_config_map(JOB, config=config, release="anneal.anneal")["data"]["job.json"]
+    assert "\u00fc" in stored
+    assert RunConfig.parse(json.loads(stored)) == config
 
 
 def test_the_smallest_job_is_accepted() -> None:

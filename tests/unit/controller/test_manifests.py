@@ -15,9 +15,9 @@ from anneal_operator.manifests import (
     ca_config_map,
     ca_config_map_name,
     child_job,
-    run_config,
     run_config_map,
 )
+from anneal_operator.stored_config import run_config
 
 GOLDEN = Path(__file__).parent / "golden"
 RELEASE = "anneal.anneal-system"
@@ -27,7 +27,7 @@ RICH = (
     spec(
         model={"uri": "pvc://models/smollm2"},
         output={"uri": "pvc://results/team-a"},
-        compute={"gpusPerWorker": 2, "cpus": "8", "memory": "64Gi", "sharedMemory": "8Gi"},
+        compute={"gpusPerWorker": 1, "cpus": "8", "memory": "64Gi", "sharedMemory": "8Gi"},
         checkpoint={"graceSeconds": 3000},
     ),
     profile_spec(
@@ -39,7 +39,6 @@ RICH = (
         },
         models={
             "allowedURIs": ["pvc://models"],
-            "cache": {"pvc": "hub-cache"},
             "tokenSecret": "hub",
             "hubEndpoint": "https://hub.example",
         },
