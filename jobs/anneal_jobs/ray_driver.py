@@ -42,6 +42,15 @@ _ENVIRONMENT = {
     # Its monitor kills the trainer at 95 % of the pod's memory; the kernel and the operator know
     # better (reason OutOfMemory).
     "RAY_memory_monitor_refresh_ms": "0",
+    # A pod has one node and one job: what Ray starts for later nodes and jobs would only make
+    # short jobs longer (each Python process costs about 2 CPU-seconds), and workers with a lower
+    # priority than their own driver would train slower beside other pods' processes.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_prestart_worker_first_driver": "0",
+    "RAY_worker_niceness": "0",
+    # Threads that spin while they wait take the processors from the pods beside them, and then
+    # from each other: two trainers on two cores were 50 times slower than one after the other.
+    "OMP_WAIT_POLICY": "PASSIVE",
 }
 
 
