@@ -17,7 +17,8 @@ STATE = (
     Path(os.environ.get("ANNEAL_STATE") or Path.home() / ".local" / "state" / "anneal") / "cluster"
 )
 NODE_ADDRESS = "198.18.0.1"
-POLL_SECONDS = 1.0
+POLL_SECONDS = 2.0
+"""Each look is a kubectl of its own, and many jobs are looked at from the same two processors."""
 
 Found = TypeVar("Found")
 

@@ -23,8 +23,8 @@ from harness.stores import (
 )
 
 LONG = {
-    "training": {"maxSteps": 1200},
-    "evaluation": {"everySteps": 400},
+    "training": {"maxSteps": 2400},
+    "evaluation": {"everySteps": 800},
     "checkpoint": {"everySteps": 50},
 }
 """Long enough to be interrupted in the middle, even by a slow hand, and then to go on."""
