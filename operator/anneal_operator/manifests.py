@@ -29,6 +29,13 @@ GRACE_MARGIN_SECONDS = 10
 
 _FOLDERS = {"tmp": "/tmp", "shm": "/dev/shm", "work": names.WORK_FOLDER}  # noqa: S108
 _LABEL_MAX = 63
+_NO_TELEMETRY = {
+    "DO_NOT_TRACK": "true",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+"""Whatever image the profile names: libraries send no usage data to their makers."""
 
 
 def ca_config_map_name(release_identity: str) -> str:
@@ -234,8 +241,8 @@ def _resources(spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> Object:
 def _environment(
     profile: FineTuneProfileSpec, *, attempt: int, run_id: str, url: str
 ) -> list[Object]:
-    """The administrator's variables first, ours after them, so that ours win."""
-    pairs = {item.name: item.value for item in profile.env}
+    """The administrator's variables before ours, so that ours win; but for telemetry."""
+    pairs = _NO_TELEMETRY | {item.name: item.value for item in profile.env}
     pairs |= {
         "HOME": "/tmp",  # noqa: S108 - an emptyDir of the pod's own
         "HF_HOME": f"{names.WORK_FOLDER}/huggingface",

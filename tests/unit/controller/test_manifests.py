@@ -157,3 +157,13 @@ def test_a_spec_that_does_not_fit_a_config_map_is_refused() -> None:
 def test_the_name_of_the_ca_is_a_label_sized_name() -> None:
     assert ca_config_map_name("anneal.anneal-system") == "anneal-progress-ca-anneal-anneal-system"
     assert len(ca_config_map_name("r" * 53 + "." + "n" * 60)) <= 63
+
+
+def test_usage_data_is_sent_only_where_the_administrator_wants_it() -> None:
+    def told(**fields: Any) -> dict[str, str]:
+        pod = made(spec(), profile_spec(**fields))["spec"]["template"]["spec"]
+        return {e["name"]: e["value"] for e in pod["containers"][0]["env"] if "value" in e}
+
+    assert told()["MLFLOW_DISABLE_TELEMETRY"] == told()["DO_NOT_TRACK"] == "true"
+    wanted = [{"name": "MLFLOW_DISABLE_TELEMETRY", "value": "false"}]
+    assert told(env=wanted)["MLFLOW_DISABLE_TELEMETRY"] == "false"
