@@ -67,35 +67,34 @@ class Operator:
         self.claims = Claims(
             kube=kube, settings=settings, now=utc_now, owner_references=lambda: self.owners
         )
-        self.elector = Elector(
-            kube=urgent,
-            namespace=settings.pod_namespace,
-            name=settings.leader_lease,
-            identity=f"{settings.pod_name}@{settings.address}",
-            clock=time.monotonic,
-            random=random.random,
-            now=utc_now,
-            labels={names.LABEL_RELEASE: settings.identity},
+        self.elector = _elector(urgent, settings)
+        self.reconciler = self._reconciler()
+        self.progress = self._progress_server(forward)
+        self._listen()
+
+    def _reconciler(self) -> Reconciler:
+        children = Children(
+            kube=self.kube,
+            settings=self.settings,
+            jobs=self.caches.children,
+            pods=self.caches.pods,
+            owner_references=lambda: self.owners,
         )
-        self.reconciler = Reconciler(
-            kube=kube,
-            settings=settings,
+        return Reconciler(
+            kube=self.kube,
+            settings=self.settings,
             jobs=self.caches.jobs,
             profiles=self.caches.profiles,
-            children=Children(
-                kube=kube,
-                settings=settings,
-                jobs=self.caches.children,
-                pods=self.caches.pods,
-                owner_references=lambda: self.owners,
-            ),
+            children=children,
             board=self.board,
             tracker=self.tracker,
             metrics=self.metrics,
             now=utc_now,
         )
-        self.progress = ProgressServer(
-            kube=urgent,
+
+    def _progress_server(self, forward: aiohttp.ClientSession) -> ProgressServer:
+        return ProgressServer(
+            kube=self.urgent,
             jobs=self.caches.jobs,
             pods=self.caches.pods,
             board=self.board,
@@ -104,10 +103,9 @@ class Operator:
             synced=lambda: all(r.synced.is_set() for r in self.reflectors),
             leader_address=lambda: self.elector.holder.rpartition("@")[2],
             forward=forward,
-            server_name=urlsplit(settings.progress_url).hostname or "",
+            server_name=urlsplit(self.settings.progress_url).hostname or "",
             clock=time.monotonic,
         )
-        self._listen()
 
     def _listen(self) -> None:
         """Turn changes of any kind into due jobs."""
@@ -246,6 +244,19 @@ class Operator:
         }
         self.owners = (owner,)
         self.elector.owner_references = self.owners
+
+
+def _elector(kube: Kube, settings: Settings) -> Elector:
+    return Elector(
+        kube=kube,
+        namespace=settings.pod_namespace,
+        name=settings.leader_lease,
+        identity=f"{settings.pod_name}@{settings.address}",
+        clock=time.monotonic,
+        random=random.random,
+        now=utc_now,
+        labels={names.LABEL_RELEASE: settings.identity},
+    )
 
 
 def _generation(obj: Object) -> object:

@@ -40,14 +40,15 @@ def write_configs(*, pause_image: str, places: Places) -> None:
 
 
 def _write_containerd_config(*, pause_image: str, places: Places) -> None:
-    """CRI with our own folders and binaries, and nothing under /etc, /opt or /var/lib.
+    """CRI with our own folders and binaries, and nothing under /etc, /opt or /var/lib."""
+    text = _containerd_daemon(places) + _containerd_cri(pause_image=pause_image, places=places)
+    _write(containerd_config(places), text)
 
-    Plugins that would make such folders, or look for other snapshotters, are off.
-    """
-    root, programs = places.state / "containerd", places.programs
-    _write(
-        containerd_config(places),
-        f"""\
+
+def _containerd_daemon(places: Places) -> str:
+    """Plugins that would make folders elsewhere, or look for other snapshotters, are off."""
+    root = places.state / "containerd"
+    return f"""\
 version = 3
 root = "{root}/root"
 state = "{root}/state"
@@ -67,6 +68,12 @@ address = "{places.containerd_socket}"
 [ttrpc]
 address = "{places.containerd_socket}.ttrpc"
 
+"""
+
+
+def _containerd_cri(*, pause_image: str, places: Places) -> str:
+    root, programs = places.state / "containerd", places.programs
+    return f"""\
 [plugins."io.containerd.cri.v1.runtime"]
 # Without CAP_SYS_RESOURCE every sandbox would fail on /proc/self/oom_score_adj.
 restrict_oom_score_adj = true
@@ -99,8 +106,7 @@ sandbox = "{pause_image}"
 
 [plugins."io.containerd.grpc.v1.cri"]
 disable_tcp_service = true
-""",
-    )
+"""
 
 
 def _write_kubelet_config(*, places: Places) -> None:
