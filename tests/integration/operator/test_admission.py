@@ -3,16 +3,11 @@
 import json
 
 import pytest
-from tests.integration.operator.conftest import (
-    Cluster,
-    Object,
-    Operators,
-    apply_profile,
-    eventually,
-    free_port,
-    kubectl,
-    smallest_spec,
-)
+from tests.integration.operator.cluster import Cluster, apply_profile, kubectl, smallest_spec
+from tests.integration.operator.eventually import eventually
+from tests.integration.operator.operator_process import Operators, free_port
+
+from anneal_operator.kube import Object
 
 
 @pytest.mark.parametrize(

@@ -3,16 +3,14 @@
 import json
 from collections.abc import Awaitable, Callable
 
-from tests.integration.operator.conftest import (
-    DIGEST,
-    Cluster,
-    Mlflow,
-    Operators,
-    Trainer,
-    eventually,
-    kubectl,
-    outcome,
-)
+from tests.integration.operator.cluster import Cluster, kubectl
+from tests.integration.operator.eventually import eventually
+from tests.integration.operator.mlflow_server import Mlflow
+from tests.integration.operator.operator_process import Operators
+from tests.integration.operator.trainer import DIGEST, Trainer, outcome
+
+from anneal_operator.api.names import run_config_name
+from anneal_operator.resources import CONFIG_MAPS
 
 MakeTrainer = Callable[..., Awaitable[Trainer]]
 
@@ -115,6 +113,30 @@ async def test_an_infrastructure_failure_is_repeated_in_the_same_run(
     assert "exit code 1" in failed["message"]
     assert len(await cluster.children()) == 2
     assert len(mlflow.runs(job["metadata"]["uid"])) == 1
+
+
+async def test_somebody_elses_config_is_not_trained_by(
+    cluster: Cluster, operators: Operators
+) -> None:
+    operators()
+    job = await cluster.apply_job(suspend=True)
+    await cluster.until_condition("Suspended", "True")
+    name = run_config_name("support-bot", job["metadata"]["uid"])
+    forged = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": name, "namespace": cluster.namespace},
+        "immutable": True,
+        "data": {"job.json": "{}"},
+    }
+    await cluster.kube.create(CONFIG_MAPS, forged, namespace=cluster.namespace)
+    await cluster.apply_job(suspend=False)
+    told = await cluster.until_condition("Provisioned", "False", reason="PodRefused")
+    assert f"ConfigMap {name} exists and does not belong to this job" in told["message"]
+    assert await cluster.children() == ()
+
+    kubectl(cluster.kubeconfig, "delete", "configmap", name, "-n", cluster.namespace)
+    await cluster.until_child(1)
 
 
 async def test_suspending_stops_the_pod_and_resuming_goes_on(

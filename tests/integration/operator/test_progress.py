@@ -2,7 +2,9 @@
 
 import json
 
-from tests.integration.operator.conftest import Cluster, Operators, kubectl, outcome
+from tests.integration.operator.cluster import Cluster, kubectl
+from tests.integration.operator.operator_process import Operators
+from tests.integration.operator.trainer import outcome
 
 
 async def test_only_a_pod_of_the_current_attempt_may_report(

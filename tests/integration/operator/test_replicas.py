@@ -4,7 +4,9 @@ import asyncio
 import random
 
 import aiohttp
-from tests.integration.operator.conftest import Cluster, Operators, eventually
+from tests.integration.operator.cluster import Cluster
+from tests.integration.operator.eventually import eventually
+from tests.integration.operator.operator_process import Operators
 
 
 async def test_an_operator_killed_at_random_moments_makes_one_child_per_attempt(

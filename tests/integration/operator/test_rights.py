@@ -8,17 +8,13 @@ from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
-from tests.integration.operator.conftest import (
-    Cluster,
-    Mlflow,
-    Object,
-    Operators,
-    Trainer,
-    eventually,
-    kubectl,
-    outcome,
-)
+from tests.integration.operator.cluster import Cluster, kubectl
+from tests.integration.operator.eventually import eventually
+from tests.integration.operator.mlflow_server import Mlflow
+from tests.integration.operator.operator_process import Operators
+from tests.integration.operator.trainer import Trainer, outcome
 
+from anneal_operator.kube import Object
 from anneal_operator.resources import CLUSTER_ROLES, CONFIG_MAPS, LEASES, Resource
 
 REPOSITORY = Path(__file__).resolve().parents[3]

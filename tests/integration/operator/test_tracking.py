@@ -6,15 +6,12 @@ from datetime import UTC, datetime
 
 import aiohttp
 import pytest
-from tests.integration.operator.conftest import (
-    Cluster,
-    Mlflow,
-    Operators,
-    eventually,
-    kubectl,
-)
+from tests.integration.operator.cluster import Cluster, kubectl
+from tests.integration.operator.eventually import eventually
+from tests.integration.operator.mlflow_server import Mlflow
+from tests.integration.operator.operator_process import Operators
 
-from anneal_operator.errors import TrackingError
+from anneal_operator.errors import TrackingRejected
 from anneal_operator.mlflow_rest import MlflowServer
 from anneal_operator.observation import Job
 from anneal_operator.settings import TrackingServer
@@ -64,8 +61,21 @@ async def test_a_version_without_a_digest_has_none(server: MlflowServer) -> None
 
 async def test_a_deleted_experiment_is_named(server: MlflowServer, mlflow: Mlflow) -> None:
     mlflow.client.delete_experiment(mlflow.client.create_experiment("gone"))
-    with pytest.raises(TrackingError, match="'gone'"):
+    with pytest.raises(TrackingRejected, match="'gone'"):
         await server.experiment_id("gone")
+
+
+@pytest.mark.parametrize(
+    ("tags", "experiment", "field"),
+    [({"mlflow.runName": "another"}, "words", "tags"), ({}, "e" * 600, "experiment")],
+    ids=["tag", "experiment name"],
+)
+async def test_words_that_mlflow_refuses_are_named_by_their_field(
+    server: MlflowServer, tags: dict[str, str], experiment: str, field: str
+) -> None:
+    mine = job("22222222-0000-4000-8000-000000000000")
+    with pytest.raises(TrackingRejected, match=f"refuses spec.tracking.{field}: "):
+        await ensure_run(server, job=mine, experiment=experiment, tags=tags)
 
 
 async def test_the_run_of_a_deleted_job_is_closed_as_killed(
