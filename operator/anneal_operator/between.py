@@ -86,7 +86,7 @@ def _resumed(case: Case) -> None:
             ConditionType.SUSPENDED,
             "False",
             reason=Reason.RESUMED,
-            message="The job goes on after a suspension.",
+            message="The suspension is over.",
         )
 
 
