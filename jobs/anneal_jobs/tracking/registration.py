@@ -65,6 +65,11 @@ def register(
         sleep(_PAUSE_SECONDS)
 
 
+def logged_model_name(registered_name: str) -> str:
+    """The LoggedModel's name: MLflow takes a dot in a registered model's (llama-3.2), not here."""
+    return registered_name.replace(".", "-")
+
+
 def _register_once(client: MlflowClient, run_id: str, registration: Registration) -> str:
     name = registration.name
     version = _find_version(client, registration)

@@ -142,7 +142,7 @@ class TestRegistration:
         (folder / "adapter_config.json").write_text("{}")
         (folder / "adapter_model.safetensors").write_bytes(b"weights")
         return Registration(
-            name=f"bot-{request.node.name[:24]}",
+            name=f"bot-3.2-{request.node.name[:24]}",
             alias="candidate",
             adapter_dir=folder,
             tags={TAG_JOB_UID: "uid-1", TAG_ARTEFACT_DIGEST: "sha256:1"},

@@ -6,11 +6,12 @@ MLflow's own validators judge: whatever passes here must pass there.
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from mlflow.exceptions import MlflowException
 from mlflow.utils import validation
 
+from anneal_jobs.tracking.registration import logged_model_name
 from anneal_operator.api.spec import FineTuneJobSpec
 from anneal_operator.api.tracking import TAG_KEY, TrackingSpec
 from anneal_pipeline.config.schema import ConfigError
@@ -82,13 +83,15 @@ def test_a_model_name_that_mlflow_cannot_address_is_refused(name: str) -> None:
     assert fault(registeredModel=name).startswith("tracking.registeredModel: ")
 
 
-@given(st.text(min_size=1, max_size=20))
+@given(st.text("aZ0 ._-/:'\"%\n", min_size=1, max_size=20))
+@example("llama-3.2-support")
 def test_a_model_name_that_passes_here_passes_in_mlflow(name: str) -> None:
     try:
         TrackingSpec(registered_model=name)
     except ValueError:
         return
     validation._validate_model_name(name)
+    validation._validate_logged_model_name(logged_model_name(name))
 
 
 @pytest.mark.parametrize("name", ["", " ", "a\nb", "a\x00b", " a", "a\t", "n" * 257])
