@@ -1,4 +1,4 @@
-"""The nine calls of MLflow's REST API that the operator needs, over aiohttp.
+"""The eight calls of MLflow's REST API that the operator needs, over aiohttp.
 
 MLflow's own client blocks, keeps credentials in the process environment (one set for all servers)
 and takes a second and 100 MB to import; the REST API is the stable contract beneath it.

@@ -7,7 +7,7 @@ from tests.unit.operator_runtime.conftest import obj
 
 from anneal_operator.backoff import Backoff
 from anneal_operator.controller import Controller, resync
-from anneal_operator.errors import Conflict, Throttled
+from anneal_operator.errors import ChildRefused, Conflict, Throttled
 from anneal_operator.metrics import Metrics
 from anneal_operator.store import Store
 from anneal_operator.token_bucket import TokenBucket
@@ -140,3 +140,25 @@ def test_an_unchanged_version_is_not_told_again() -> None:
     store.listen(lambda key, before, after: told.append(key))
     store.put(obj("a", 1))
     assert told == []
+
+
+async def test_a_child_that_cannot_be_made_is_no_bug_of_ours(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    queue = WorkQueue()
+
+    async def reconcile(key: Key) -> None:
+        raise ChildRefused("ConfigMap bot-config is somebody else's.")
+
+    queue.add(A)
+    metrics = await run_for(1, queue, reconcile)
+    told = {
+        result: metrics.registry.get_sample_value(
+            "anneal_reconciles_total", {"controller": "test", "result": result}
+        )
+        for result in ("retry", "error")
+    }
+    assert told["retry"]
+    assert told["error"] is None
+    assert caplog.records
+    assert not any(record.exc_info for record in caplog.records)
