@@ -111,7 +111,7 @@ def _logged_model(client: MlflowClient, run_id: str, registration: Registration)
             return str(model.model_id)
     model = client.create_logged_model(
         run.info.experiment_id,
-        name=registration.name,
+        name=logged_model_name(registration.name),
         source_run_id=run_id,
         tags=dict(registration.tags),
         model_type="peft-adapter",
