@@ -33,9 +33,9 @@ FILES: dict[str, dict[str, str]] = {
     f"{JOBS}/storage/model.py": {"model.uri": "config.uri", "model.revision": "config.revision"},
     f"{JOBS}/storage/dataset.py": {
         "dataset.uri": "config.uri",
-        "dataset.files.train": "config.files.train",
-        "dataset.files.validation": "config.files.validation",
-        "dataset.files.test": "config.files.test",
+        "dataset.files.train": "files.train",
+        "dataset.files.validation": "files.validation",
+        "dataset.files.test": "files.test",
         "dataset.revision": "config.revision",
     },
     f"{JOBS}/execution.py": {"checkpoint.keep": "checkpoint.keep"},
