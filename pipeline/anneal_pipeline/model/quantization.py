@@ -13,6 +13,7 @@ import torch
 from transformers import BitsAndBytesConfig
 
 from anneal_pipeline.config.tuning import QuantizationConfig
+from anneal_pipeline.model.cpu_linear import speed_up
 
 
 def quantization_settings(
@@ -27,8 +28,12 @@ def quantization_settings(
 
 
 def keep_trainable(model: torch.nn.Module) -> int:
-    """Forbid the one-way repacking on every 4-bit layer; return how many there are."""
+    """Forbid the one-way repacking on every 4-bit layer; return how many there are.
+
+    Layers that compute in fp32 on the CPU also get faster products.
+    """
     layers = [m for m in model.modules() if isinstance(m, bitsandbytes.nn.Linear4bit)]
     for layer in layers:
         layer.support_avx512bf16_for_cpu = False
+        speed_up(layer)
     return len(layers)

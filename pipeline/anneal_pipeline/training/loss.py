@@ -14,6 +14,7 @@ import torch
 from peft import PeftModel
 from torch.nn import functional
 
+from anneal_pipeline.model.cpu_linear import frozen_product, is_faster_for
 from anneal_pipeline.training.batches import IGNORED, Batch
 
 _PROBE_TOLERANCE = 1e-2
@@ -43,10 +44,18 @@ class LogitsPath:
         labelled = targets != IGNORED
         if self.selects:
             hidden = self._hidden(batch)[:, :-1][labelled]
-            logits = self._causal.get_output_embeddings()(hidden)
+            logits = self._head(hidden)
         else:
             logits = self._whole(batch)[:, :-1][labelled]
         return TokenLogits(logits=logits, targets=targets[labelled])
+
+    def _head(self, hidden: torch.Tensor) -> torch.Tensor:
+        head = self._causal.get_output_embeddings()
+        is_plain = type(head) is torch.nn.Linear and head.bias is None
+        if is_plain and is_faster_for(head.weight):
+            return frozen_product(hidden, lambda: head.weight)
+        logits: torch.Tensor = head(hidden)
+        return logits
 
     def _hidden(self, batch: Batch) -> torch.Tensor:
         output = self._causal.base_model(
@@ -73,7 +82,7 @@ class LogitsPath:
         self._model.eval()
         with torch.no_grad():
             whole = self._whole(batch).float()
-            selected = head(self._hidden(batch)).float()
+            selected = self._head(self._hidden(batch)).float()
         self._model.train(was_training)
         if whole.shape != selected.shape:
             return False

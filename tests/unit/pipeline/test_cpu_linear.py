@@ -1,0 +1,63 @@
+"""Products through oneDNN are those of PyTorch, forward and backward."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from bitsandbytes.functional import dequantize_4bit
+from bitsandbytes.nn import Linear4bit, Params4bit
+
+from anneal_pipeline.model.cpu_linear import (
+    CpuLinear4bit,
+    frozen_product,
+    is_faster_for,
+    speed_up,
+)
+
+
+def layer_of(*, bias: bool, compute: torch.dtype = torch.float32) -> Linear4bit:
+    torch.manual_seed(0)
+    layer = Linear4bit(64, 48, bias=bias, compute_dtype=compute, quant_type="nf4")
+    weight = torch.randn(48, 64)
+    layer.weight = Params4bit(weight, requires_grad=False, quant_type="nf4")
+    return layer.to("cpu").requires_grad_(False)
+
+
+@pytest.mark.parametrize("shape", [(7, 64), (2, 5, 64), (0, 64)])
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_four_bit_layer_computes_what_it_did(shape: tuple[int, ...], bias: bool) -> None:
+    layer = layer_of(bias=bias)
+    weight = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+    x = torch.randn(shape, requires_grad=True)
+    downstream = torch.randn(*shape[:-1], 48)
+    want = torch.nn.functional.linear(x, weight, layer.bias)
+    (want_grad,) = torch.autograd.grad(want, x, downstream)
+    speed_up(layer)
+    assert type(layer) is CpuLinear4bit
+    got = layer(x)
+    (got_grad,) = torch.autograd.grad(got, x, downstream)
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(got_grad, want_grad, rtol=1e-5, atol=1e-5)
+
+
+def test_other_compute_types_stay_with_bitsandbytes() -> None:
+    layer = layer_of(bias=False, compute=torch.bfloat16)
+    speed_up(layer)
+    assert type(layer) is Linear4bit
+
+
+def test_a_frozen_weight_of_any_layout_is_multiplied() -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(64, 48).t()
+    x = torch.randn(5, 64, requires_grad=True)
+    got = frozen_product(x, lambda: weight)
+    torch.testing.assert_close(got, x @ weight.t(), rtol=1e-5, atol=1e-5)
+    (grad,) = torch.autograd.grad(got.sum(), x)
+    torch.testing.assert_close(grad, weight.sum(0).expand(5, 64), rtol=1e-5, atol=1e-5)
+
+
+def test_a_weight_that_is_trained_is_left_to_pytorch() -> None:
+    weight = torch.randn(4, 4)
+    assert is_faster_for(weight)
+    assert not is_faster_for(weight.requires_grad_())
+    assert not is_faster_for(torch.randn(4, 4, dtype=torch.bfloat16))
