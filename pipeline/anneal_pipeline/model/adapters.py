@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from peft import LoraConfig as PeftLoraConfig
@@ -18,6 +19,7 @@ from anneal_pipeline.errors import TARGET_MODULES_NOT_FOUND, UserError
 def add_adapters(model: PreTrainedModel, config: LoraConfig, *, seed: int) -> PeftModel:
     """Freeze the base and put fp32 adapters on it; `seed` decides their first values."""
     targets = choose_targets(model, config.target_modules)
+    check_ranks(targets, config.rank_pattern)
     peft_config = PeftLoraConfig(
         task_type="CAUSAL_LM",
         r=config.rank,
@@ -58,13 +60,36 @@ def choose_targets(model: PreTrainedModel, patterns: Sequence[str]) -> list[str]
     return sorted(set(chosen), key=names.index)
 
 
+def check_ranks(targets: Sequence[str], rank_pattern: Mapping[str, int]) -> None:
+    """Refuse a rank for modules that get no adapter; PEFT would pass it over in silence."""
+    for pattern in rank_pattern:
+        # The same rule by which PEFT looks a module's rank up (peft.utils.get_pattern_key).
+        try:
+            rule = re.compile(rf"(.*\.)?({pattern})$")
+        except re.error as error:
+            raise UserError(
+                TARGET_MODULES_NOT_FOUND,
+                f"tuning.lora.rankPattern names {pattern}, which is no regular expression "
+                f"({error}); name a module or its last part",
+            ) from error
+        if not any(rule.match(name) for name in targets):
+            raise UserError(
+                TARGET_MODULES_NOT_FOUND,
+                f"tuning.lora.rankPattern names {pattern}, which matches no module that gets an "
+                f"adapter; these do: {_kinds(targets)}; name one of them",
+            )
+
+
 def _nothing_matches(pattern: str, names: Sequence[str]) -> str:
-    kinds = Counter(name.rsplit(".", 1)[-1] for name in names)
-    existing = ", ".join(f"{kind} ({count})" for kind, count in sorted(kinds.items()))
     return (
         f"tuning.lora.targetModules names {pattern}, which matches no linear layer of the model; "
-        f"it has {existing}; name one of these or use all-linear"
+        f"it has {_kinds(names)}; name one of these or use all-linear"
     )
+
+
+def _kinds(names: Sequence[str]) -> str:
+    kinds = Counter(name.rsplit(".", 1)[-1] for name in names)
+    return ", ".join(f"{kind} ({count})" for kind, count in sorted(kinds.items()))
 
 
 def trainable_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:

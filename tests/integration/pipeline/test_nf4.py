@@ -101,6 +101,29 @@ def test_targets_that_match_nothing_list_what_exists(tuned: TunedModel) -> None:
     assert caught.value.reason == "TargetModulesNotFound"
 
 
+@pytest.mark.parametrize("key", ["attn_qkv", "q_prij", "0", "("])
+def test_a_rank_for_no_adapted_module_is_an_error(
+    kit: ModuleType, model_dir: Path, key: str
+) -> None:
+    config = kit.make_config(
+        tuning={"lora": {"targetModules": ["q_proj", "v_proj"], "rankPattern": {key: 2}}}
+    )
+    with pytest.raises(UserError, match=r"rankPattern names") as caught:
+        load_tuned_model(config, folder=model_dir, device=CPU)
+    assert caught.value.reason == "TargetModulesNotFound"
+
+
+def test_a_rank_pattern_gives_its_modules_their_rank(kit: ModuleType, model_dir: Path) -> None:
+    lora = {"rank": 4, "targetModules": ["q_proj", "v_proj"], "rankPattern": {"v_proj": 2}}
+    loaded = load_tuned_model(kit.make_config(tuning={"lora": lora}), folder=model_dir, device=CPU)
+    ranks = {
+        name.split(".lora_A")[0].rsplit(".", 1)[-1]: len(p)
+        for name, p in trainable_parameters(loaded.model).items()
+        if "lora_A" in name
+    }
+    assert ranks == {"q_proj": 4, "v_proj": 2}
+
+
 def test_gradient_checkpointing_changes_no_gradient(kit: ModuleType, model_dir: Path) -> None:
     ids = torch.randint(4, 300, (2, 16), generator=torch.Generator().manual_seed(1))
     batch = Batch(ids=ids, attention_mask=torch.ones_like(ids), labels=ids)
