@@ -20,12 +20,12 @@ from anneal_jobs.errors import (
     StopRequestedError,
     StorageUnreachableError,
 )
+from anneal_jobs.inputs import Place, fetch_inputs, open_place
 from anneal_jobs.observer import STAGE_DOWNLOAD, STAGE_REGISTER, STAGE_UPLOAD, RunObserver
 from anneal_jobs.progress import ProgressReporter
 from anneal_jobs.run_state import RunState
 from anneal_jobs.storage.access import s3_settings_of
-from anneal_jobs.storage.dataset import fetch_dataset
-from anneal_jobs.storage.model import FetchedModel, fetch_model
+from anneal_jobs.storage.meter import OnBytes
 from anneal_jobs.storage.outputs import (
     ARTEFACTS_NAME,
     CHECKPOINTS_NAME,
@@ -33,72 +33,23 @@ from anneal_jobs.storage.outputs import (
     restore_workspace,
 )
 from anneal_jobs.storage.places import open_folder
-from anneal_jobs.storage.source import OnBytes, SourceAccess
-from anneal_jobs.storage.uri import StorageUri, parse_uri
 from anneal_jobs.tracking.run_record import RunRecord
 from anneal_jobs.tracking.system_metrics import SystemSampler
 from anneal_jobs.tracking.writer import RunWriter
 from anneal_operator.api.outcome import Outcome, OutcomeClass
 from anneal_pipeline.checkpoint.manifest import sha256_of
-from anneal_pipeline.checkpoint.store import BlobFolder, CheckpointStore
+from anneal_pipeline.checkpoint.store import CheckpointStore
 from anneal_pipeline.errors import DOES_NOT_FIT, UserError
 from anneal_pipeline.observer import EVENT_CHECKPOINT_REJECTED, Observer
-from anneal_pipeline.stages import DatasetFiles, PipelineResult, run_pipeline
+from anneal_pipeline.stages import PipelineResult, run_pipeline
 
 log = logging.getLogger(__name__)
 
-CONFIG_NAME = "config.json"
-_PREPARED_MARK = "data/report.json"
 FLUSH_SECONDS = 60.0
 _OUT_OF_MEMORY = (
     "The accelerator ran out of memory: lower training.microBatchSize or training.sequenceLength, "
     "or set training.gradientCheckpointing"
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Inputs:
-    model: FetchedModel
-    dataset: DatasetFiles | None
-    """None: the workspace holds the rows as an earlier attempt has prepared them."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """The output folder, and the workspace that mirrors it (or is it)."""
-
-    uri: StorageUri
-    folder: BlobFolder
-    workspace: Path
-
-    @property
-    def is_local(self) -> bool:
-        return self.uri.scheme == "file"
-
-
-def open_place(attempt: Attempt) -> Place:
-    """Open the output folder and prove that it can be written, before anything costs time."""
-    uri = parse_uri(attempt.config.output_uri)
-    folder = open_folder(uri, s3_settings_of(attempt.config))
-    config = attempt.config.pipeline.model_dump_json(by_alias=True, exclude_none=True, indent=2)
-    folder.write(CONFIG_NAME, config.encode() + b"\n")
-    if uri.scheme == "file":
-        return Place(uri=uri, folder=folder, workspace=Path(uri.path).expanduser())
-    attempt.folders.workspace.mkdir(parents=True, exist_ok=True)
-    return Place(uri=uri, folder=folder, workspace=attempt.folders.workspace)
-
-
-def fetch_inputs(attempt: Attempt, *, workspace: Path, on_bytes: OnBytes) -> Inputs:
-    """Fetch what the run reads: the dataset first, because a mistake in it is the likeliest."""
-    pipeline, folder = attempt.config.pipeline, attempt.folders.inputs
-    access = _source_access(attempt)
-    dataset = None
-    if not (attempt.trusts_prepared_data and (workspace / _PREPARED_MARK).is_file()):
-        dataset = fetch_dataset(
-            pipeline.dataset, to=folder / "dataset", access=access, on_bytes=on_bytes
-        )
-    model = fetch_model(pipeline.model, to=folder / "model", access=access, on_bytes=on_bytes)
-    return Inputs(model=model, dataset=dataset)
 
 
 def checkpoint_store(
@@ -196,10 +147,6 @@ def _start_uploader(place: Place, state: RunState) -> OutputUploader | None:
     return uploader
 
 
-def _source_access(attempt: Attempt) -> SourceAccess:
-    return SourceAccess(s3=s3_settings_of(attempt.config), hub_endpoint=attempt.config.hub.endpoint)
-
-
 def verify_artefacts(place: Place, result: PipelineResult) -> None:
     """Read the artefact manifest back from where it was stored and compare it."""
     local = place.workspace / ARTEFACTS_NAME / "manifest.json"
@@ -254,7 +201,7 @@ def _stage_bytes(state: RunState, stage: str) -> OnBytes:
 
 
 def _download_bytes(state: RunState, stop_file: Path) -> OnBytes:
-    """Report what has been fetched, and notice a wish to stop between two files."""
+    """Report what has been fetched, and end the transfer where a stop was asked for."""
 
     def report(done: int, total: int) -> None:
         state.set_stage(STAGE_DOWNLOAD, done=done, total=total, unit="bytes")

@@ -6,10 +6,17 @@ import logging
 import sys
 from pathlib import Path
 
+from anneal_jobs.redaction import redact
+
 _FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 _QUIET = ("urllib3", "botocore", "boto3", "s3transfer", "httpx", "httpcore", "filelock", "alembic")
 TAIL_BYTES = 5 << 20
 """Of a log file, so much from its end is uploaded."""
+
+
+class _MaskingFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
 
 
 def log_to(path: Path, *, with_console: bool) -> None:
@@ -22,7 +29,7 @@ def log_to(path: Path, *, with_console: bool) -> None:
     if with_console:
         handlers.append(logging.StreamHandler(sys.stderr))
     for handler in handlers:
-        handler.setFormatter(logging.Formatter(_FORMAT))
+        handler.setFormatter(_MaskingFormatter(_FORMAT))
         root.addHandler(handler)
     root.setLevel(logging.INFO)
     for name in _QUIET:
@@ -35,3 +42,8 @@ def tail_of(path: Path) -> bytes:
         size = file.seek(0, 2)
         file.seek(max(0, size - TAIL_BYTES))
         return file.read()
+
+
+def shown_tail(path: Path) -> bytes:
+    """The same with secrets masked: what libraries print past our own handlers has them still."""
+    return redact(tail_of(path).decode("utf-8", "replace")).encode()

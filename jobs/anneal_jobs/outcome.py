@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from anneal_jobs.errors import INTERRUPTED, TRAINER_CRASHED, InfrastructureError, StopRequestedError
+from anneal_jobs.redaction import redact
 from anneal_operator.api.outcome import MESSAGE_MAX, Outcome, OutcomeClass
 from anneal_pipeline.errors import PipelineError, UserError
 
@@ -44,8 +45,8 @@ def outcome_of_error(
 
 
 def one_sentence(message: str) -> str:
-    """One line of bounded length."""
-    line = _BLANKS.sub(" ", message).strip()
+    """One line of bounded length, without secrets."""
+    line = redact(_BLANKS.sub(" ", message).strip())
     return line if len(line) <= MESSAGE_MAX else f"{line[: MESSAGE_MAX - 3]}..."
 
 

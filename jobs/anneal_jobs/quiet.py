@@ -12,6 +12,8 @@ _VARIABLES = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "DO_NOT_TRACK": "true",
+    # A transfer by Xet counts its bytes twice and cannot be ended from its progress callback.
+    "HF_HUB_DISABLE_XET": "1",
 }
 
 

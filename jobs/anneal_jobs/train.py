@@ -1,8 +1,8 @@
 """`anneal-train /etc/anneal/job.json`: one attempt of a FineTuneJob in its pod.
 
-Starts Ray, trains on all ranks, and tells the outcome three ways (progress server, termination log,
-output folder) before it exits with the outcome's code: 0 done, 65 the user's input, 75 interrupted,
-203 everything else.
+Looks at the inputs, starts Ray, trains on all ranks, and tells the outcome three ways (progress
+server, termination log, output folder) before it exits with the outcome's code: 0 done, 65 the
+user's input, 75 interrupted, 203 everything else.
 """
 
 from __future__ import annotations
@@ -17,29 +17,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anneal_jobs.attempt import Attempt, AttemptFolders
-from anneal_jobs.cpus import count_cpus
 from anneal_jobs.errors import (
-    CHECKPOINT_GIVEN_UP,
     RUN_CONFIG_INVALID,
-    TRAINER_CRASHED,
     InfrastructureError,
+    JobsError,
+    StopRequestedError,
 )
-from anneal_jobs.logs import log_to, tail_of
-from anneal_jobs.outcome import (
-    find_outcome,
-    one_sentence,
-    outcome_of_error,
-    write_termination_log,
-)
+from anneal_jobs.inputs import check_inputs
+from anneal_jobs.logs import log_to, shown_tail
+from anneal_jobs.outcome import outcome_of_error, write_termination_log
 from anneal_jobs.progress import ProgressServer, send_outcome
-from anneal_jobs.ray_driver import Resources, keep_worker_output, start_ray, stop_ray, train
 from anneal_jobs.stop import StopRequest
 from anneal_jobs.storage.access import s3_settings_of
 from anneal_jobs.storage.outputs import LOGS_NAME
 from anneal_jobs.storage.places import open_folder
 from anneal_jobs.storage.uri import parse_uri
 from anneal_operator.api import names
-from anneal_operator.api.outcome import Outcome, OutcomeClass
+from anneal_operator.api.outcome import Outcome
 from anneal_operator.api.run_config import RunConfig
 from anneal_pipeline.config.schema import ConfigError
 from anneal_pipeline.errors import UserError
@@ -48,6 +42,8 @@ log = logging.getLogger(__name__)
 
 _TELL_SECONDS = 60.0
 _LOG_SHARE_SECONDS = 3.0
+_SHOW_LOGS_SECONDS = 30.0
+_SHOW_LOGS_SECONDS_MIN = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,17 +82,25 @@ def run(arguments: Arguments, environment: Mapping[str, str]) -> int:
         attempt.folders.stop_file, grace_seconds=config.pipeline.checkpoint.grace_seconds
     )
     stop.install()
-    resources = Resources(
-        num_ranks=config.compute.ranks_per_worker,
-        num_cpus=count_cpus(),
-        use_gpu=config.compute.gpus_per_worker > 0,
-    )
-    outcome = run_with_ray(attempt, resources, stop)
+    if (refusal := refuse(attempt, stop)) is not None:
+        return finish(attempt, refusal, stop, termination_log=arguments.termination_log)
+    # Ray brings torch along: 10 CPU-seconds that a mistake in the job must not wait for.
+    from anneal_jobs.ray_attempt import run_with_ray
+    from anneal_jobs.ray_driver import stop_ray
+
+    outcome = run_with_ray(attempt, stop)
+    code = finish(attempt, outcome, stop, termination_log=arguments.termination_log)
+    stop_ray()
+    return code
+
+
+def finish(attempt: Attempt, outcome: Outcome, stop: StopRequest, *, termination_log: Path) -> int:
+    """Tell the outcome, leave the logs, and return the exit code."""
     log.info("outcome %s %s: %s", outcome.outcome_class, outcome.reason, outcome.message)
     seconds = min(_TELL_SECONDS, stop.remaining_seconds - _LOG_SHARE_SECONDS)
-    tell(outcome, number=number, termination_log=arguments.termination_log, seconds=seconds)
+    tell(outcome, number=attempt.number, termination_log=termination_log, seconds=seconds)
     keep_logs(attempt, outcome)
-    stop_ray()
+    show_logs(attempt, within_seconds=min(_SHOW_LOGS_SECONDS, stop.remaining_seconds - 1.0))
     return int(outcome.outcome_class.exit_code)
 
 
@@ -110,39 +114,13 @@ def read_config(path: Path) -> RunConfig:
         ) from error
 
 
-def run_with_ray(attempt: Attempt, resources: Resources, stop: StopRequest) -> Outcome:
-    """Start Ray and train; a Ray that does not start is an outcome too."""
+def refuse(attempt: Attempt, stop: StopRequest) -> Outcome | None:
+    """How the attempt ends before Ray is started; None when nothing speaks against starting."""
     try:
-        ray_folder = start_ray(resources)
-    except InfrastructureError as error:
+        check_inputs(attempt)
+    except (UserError, JobsError, OSError) as error:
         return outcome_of_error(error)
-    stop.install()
-    return run_ranks(attempt, resources, stop, ray_folder=ray_folder)
-
-
-def run_ranks(
-    attempt: Attempt, resources: Resources, stop: StopRequest, *, ray_folder: Path
-) -> Outcome:
-    """Train on all ranks, and find out how it ended."""
-    outcomes = attempt.folders.outcomes
-    outcomes.mkdir(parents=True, exist_ok=True)
-    error = train(attempt, resources, is_given_up=lambda: stop.is_overdue)
-    if outcome := find_outcome(outcomes):
-        return outcome
-    keep_worker_output(ray_folder, attempt.folders.logs)
-    if stop.is_overdue:
-        return Outcome(
-            outcome_class=OutcomeClass.INFRASTRUCTURE,
-            reason=CHECKPOINT_GIVEN_UP,
-            message="The checkpoint could not be stored within checkpoint.graceSeconds; the next "
-            "attempt goes on from the one before. Raise it if this happens again.",
-        )
-    cause = str(error).strip().splitlines()[-1] if error and str(error).strip() else "no trace left"
-    return Outcome(
-        outcome_class=OutcomeClass.INFRASTRUCTURE,
-        reason=TRAINER_CRASHED,
-        message=one_sentence(f"A training process ended without an outcome: {cause}"),
-    )
+    return outcome_of_error(StopRequestedError()) if stop.is_set else None
 
 
 def tell(outcome: Outcome, *, number: int, termination_log: Path, seconds: float) -> None:
@@ -158,15 +136,42 @@ def tell(outcome: Outcome, *, number: int, termination_log: Path, seconds: float
 
 def keep_logs(attempt: Attempt, outcome: Outcome) -> None:
     """Leave the outcome and the end of every log file in the output folder."""
-    name = f"{LOGS_NAME}/attempt-{attempt.number:02d}"
+    name = logs_folder(attempt)
     try:
         folder = open_folder(parse_uri(attempt.config.output_uri), s3_settings_of(attempt.config))
         data = outcome.model_dump_json(exclude_none=True, indent=2).encode()
         folder.write(f"{name}/outcome.json", data)
-        for path in sorted((attempt.folders.logs).glob("*.log")):
-            folder.write(f"{name}/{path.name}", tail_of(path))
+        for file_name, text in attempt_logs(attempt).items():
+            folder.write(f"{name}/{file_name}", text)
     except (UserError, OSError) as error:
         log.warning("the logs could not be stored: %s", error)
+
+
+def show_logs(attempt: Attempt, *, within_seconds: float) -> None:
+    """Put the same logs beside the run in MLflow, whose page is where people look first."""
+    if within_seconds < _SHOW_LOGS_SECONDS_MIN:
+        return
+    # MLflow costs 4 CPU-seconds, which nobody waits for any more.
+    from anneal_jobs.tracking.connection import connect
+    from anneal_jobs.tracking.run_logs import send_logs
+
+    client = connect(attempt.config.tracking.uri)
+    send_logs(
+        client,
+        attempt.run_id,
+        attempt_logs(attempt),
+        folder=logs_folder(attempt),
+        within_seconds=within_seconds,
+    )
+
+
+def attempt_logs(attempt: Attempt) -> dict[str, bytes]:
+    """The end of every log file, by name, with secrets masked."""
+    return {path.name: shown_tail(path) for path in sorted(attempt.folders.logs.glob("*.log"))}
+
+
+def logs_folder(attempt: Attempt) -> str:
+    return f"{LOGS_NAME}/attempt-{attempt.number:02d}"
 
 
 def _parse(argv: list[str]) -> Arguments:

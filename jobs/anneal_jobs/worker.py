@@ -15,13 +15,8 @@ import ray.train.torch
 import torch.distributed
 
 from anneal_jobs.attempt import Attempt, attempt_of
-from anneal_jobs.execution import (
-    Reporting,
-    checkpoint_store,
-    fetch_inputs,
-    open_place,
-    run_first_rank,
-)
+from anneal_jobs.execution import Reporting, checkpoint_store, run_first_rank
+from anneal_jobs.inputs import fetch_inputs, open_place
 from anneal_jobs.logs import log_to
 from anneal_jobs.observer import StopObserver
 from anneal_jobs.outcome import outcome_of_error, write_outcome

@@ -27,8 +27,9 @@ from anneal_jobs.cli.local_job import (
     run_config_of,
 )
 from anneal_jobs.errors import TRACKING_FAILED, InfrastructureError, JobsError
-from anneal_jobs.execution import CONFIG_NAME, Reporting, run_first_rank
-from anneal_jobs.logs import log_to, tail_of
+from anneal_jobs.execution import Reporting, run_first_rank
+from anneal_jobs.inputs import CONFIG_NAME
+from anneal_jobs.logs import log_to, shown_tail
 from anneal_jobs.outcome import outcome_of_error
 from anneal_jobs.run_state import RunState
 from anneal_jobs.storage.access import s3_settings_of
@@ -36,6 +37,7 @@ from anneal_jobs.storage.places import open_folder
 from anneal_jobs.storage.uri import parse_uri
 from anneal_jobs.tracking.connection import UnreachableError, connect, tell_outage_apart
 from anneal_jobs.tracking.local_run import RunEnd, close_run, ensure_run
+from anneal_jobs.tracking.run_logs import send_logs
 from anneal_jobs.tracking.writer import RunWriter
 from anneal_operator.api.outcome import Outcome, OutcomeClass
 from anneal_operator.api.run_config import RunConfig
@@ -47,6 +49,7 @@ from anneal_pipeline.observer import Observer
 log = logging.getLogger(__name__)
 
 _LOG_NAME = "run.log"
+_SHOW_LOGS_SECONDS = 30.0
 _RUN_ENDS: dict[OutcomeClass, RunEnd] = {
     OutcomeClass.DONE: "FINISHED",
     OutcomeClass.INTERRUPTED: "KILLED",
@@ -82,6 +85,13 @@ def run_job(job: JobFile, options: LocalOptions) -> int:
     logging.captureWarnings(capture=True)
     outcome = _train(attempt, client)
     _keep(folder, outcome, number=number, log_path=log_path)
+    send_logs(
+        client,
+        run_id,
+        {_LOG_NAME: shown_tail(log_path)},
+        folder=attempt_folder(number),
+        within_seconds=_SHOW_LOGS_SECONDS,
+    )
     close_run(client, run_id, end=_RUN_ENDS[outcome.outcome_class])
     return _report(config, outcome, run_id=run_id)
 
@@ -169,7 +179,7 @@ def _keep(folder: BlobFolder, outcome: Outcome, *, number: int, log_path: Path) 
     """Leave outcome and log in the output folder, as a pod does."""
     name = attempt_folder(number)
     try:
-        folder.write(f"{name}/{_LOG_NAME}", tail_of(log_path))
+        folder.write(f"{name}/{_LOG_NAME}", shown_tail(log_path))
         data = outcome.model_dump_json(exclude_none=True, indent=2)
         folder.write(f"{name}/outcome.json", data.encode())
     except (PipelineError, OSError) as error:

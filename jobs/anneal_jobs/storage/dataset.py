@@ -1,42 +1,55 @@
-"""Fetching a dataset: one file, a folder of files, or files that are already split."""
+"""Finding and fetching a dataset: one file, a folder of files, or files that are already split."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from anneal_jobs.storage.source import OnBytes, SourceAccess, fetch_files, list_source
+from anneal_jobs.storage.meter import OnBytes
+from anneal_jobs.storage.source import SourceAccess, SourceFile, fetch_files, list_source
 from anneal_jobs.storage.uri import parse_uri
 from anneal_pipeline.config.dataset import DatasetConfig
+from anneal_pipeline.data.files import TEST, TRAIN, VALIDATION, DatasetFiles, no_rows
 from anneal_pipeline.errors import DATASET_NOT_FOUND, UserError
-from anneal_pipeline.stages import DatasetFiles
 
 _SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+_UNSPLIT = "all"
+
+
+def find_dataset(
+    config: DatasetConfig, *, access: SourceAccess
+) -> Mapping[str, tuple[SourceFile, ...]]:
+    """The dataset's files by side, or why there is nothing to train on at its addresses."""
+    if config.files is None:
+        addresses = {_UNSPLIT: config.uri}
+    else:
+        files = config.files
+        addresses = {TRAIN: files.train, VALIDATION: files.validation, TEST: files.test}
+    return {
+        side: _find_side(address, revision=config.revision, access=access)
+        for side, address in addresses.items()
+        if address is not None
+    }
 
 
 def fetch_dataset(
     config: DatasetConfig, *, to: Path, access: SourceAccess, on_bytes: OnBytes
 ) -> DatasetFiles:
     """Put the dataset's files below `to`, keeping their names, which appear in messages."""
-
-    def fetch(address: str | None, side: str) -> tuple[Path, ...]:
-        if address is None:
-            return ()
-        return _fetch_side(
-            address, revision=config.revision, to=to / side, access=access, on_bytes=on_bytes
-        )
-
-    if config.files is None:
-        return DatasetFiles(train=fetch(config.uri, "all"))
+    fetched: dict[str, tuple[Path, ...]] = {}
+    for side, files in find_dataset(config, access=access).items():
+        (to / side).mkdir(parents=True, exist_ok=True)
+        fetched[side] = tuple(fetch_files(list(files), to=to / side, on_bytes=on_bytes))
     return DatasetFiles(
-        train=fetch(config.files.train, "train"),
-        validation=fetch(config.files.validation, "validation"),
-        test=fetch(config.files.test, "test"),
+        train=fetched.get(_UNSPLIT, ()) + fetched.get(TRAIN, ()),
+        validation=fetched.get(VALIDATION, ()),
+        test=fetched.get(TEST, ()),
     )
 
 
-def _fetch_side(
-    address: str, *, revision: str | None, to: Path, access: SourceAccess, on_bytes: OnBytes
-) -> tuple[Path, ...]:
+def _find_side(
+    address: str, *, revision: str | None, access: SourceAccess
+) -> tuple[SourceFile, ...]:
     uri = parse_uri(address)
     found = list_source(
         uri, kind="dataset", revision=revision, not_found_reason=DATASET_NOT_FOUND, access=access
@@ -55,5 +68,6 @@ def _fetch_side(
             f"The folder {uri} holds no {', '.join(_SUFFIXES)} file (found {found[0].name} and "
             f"{len(found) - 1} more); dataset.uri must name a data file or a folder of them.",
         )
-    to.mkdir(parents=True, exist_ok=True)
-    return tuple(fetch_files(files, to=to, on_bytes=on_bytes))
+    if not any(file.size for file in files):
+        raise no_rows(str(uri))
+    return tuple(files)

@@ -24,8 +24,13 @@ from anneal_jobs.errors import (
     StorageUnreachableError,
 )
 from anneal_jobs.storage.uri import StorageUri
+from anneal_operator.api.names import STORAGE_CREDENTIALS_KEY
 from anneal_pipeline.errors import UserError
 
+_CREDENTIALS_PLACE = (
+    f"key '{STORAGE_CREDENTIALS_KEY}' of the Secret that storage.credentialsSecret of the "
+    "FineTuneProfile names (locally: your AWS credentials)"
+)
 _MISSING = {"NoSuchKey", "404", "NotFound"}
 _WHY_DENIED = {
     "SignatureDoesNotMatch": "the secret access key is wrong",
@@ -50,7 +55,7 @@ def s3_faults(uri: StorageUri, *, doing: str, endpoint: str) -> Iterator[None]:
         raise UserError(
             STORAGE_ACCESS_DENIED,
             f"Cannot {doing} {uri}: there are no S3 credentials; put an AWS shared credentials "
-            "file into the storage Secret of the FineTuneProfile (locally: your AWS credentials).",
+            f"file into {_CREDENTIALS_PLACE}.",
         ) from error
     except ParamValidationError as error:
         raise UserError(URI_INVALID, f"Cannot {doing} {uri}: {error}.") from error
@@ -75,7 +80,7 @@ def _of_answer(error: ClientError, uri: StorageUri, *, doing: str, endpoint: str
         return UserError(
             STORAGE_ACCESS_DENIED,
             f"Cannot {doing} {uri}: {endpoint} refused it because {_WHY_DENIED[code]} ({code}); "
-            "correct the storage Secret of the FineTuneProfile (locally: your AWS credentials).",
+            f"correct {_CREDENTIALS_PLACE}.",
         )
     if code == "InvalidBucketName":
         return UserError(URI_INVALID, f"Cannot {doing} {uri}: '{uri.container}' is no bucket name.")

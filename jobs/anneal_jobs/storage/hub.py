@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import httpx2
 from huggingface_hub import HfApi
@@ -20,6 +20,7 @@ from huggingface_hub.errors import (
 )
 
 from anneal_jobs.errors import STORAGE_ACCESS_DENIED, StorageUnreachableError
+from anneal_jobs.storage.meter import OnChunk
 from anneal_pipeline.errors import UserError
 
 _TIMEOUT_SECONDS = 30.0
@@ -55,8 +56,30 @@ def list_files(repository: HubRepository, *, endpoint: str | None) -> list[tuple
     return _translated(repository, ask)
 
 
-def download_file(repository: HubRepository, name: str, *, to: Path, endpoint: str | None) -> Path:
-    """Fetch one file below `to`, keeping its name."""
+class _Chunks:
+    """Takes the place of the progress bar that the hub client writes to."""
+
+    def __init__(self, on_chunk: OnChunk) -> None:
+        self._on_chunk = on_chunk
+
+    def __call__(self, **options: Any) -> Self:
+        return self
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Nothing to close."""
+
+    def update(self, count: int) -> None:
+        self._on_chunk(count)
+
+
+def download_file(
+    repository: HubRepository, name: str, *, to: Path, endpoint: str | None, on_chunk: OnChunk
+) -> Path:
+    """Fetch one file below `to`, keeping its name; what `on_chunk` raises ends the transfer."""
+    bar: Any = _Chunks(on_chunk)
 
     def fetch() -> Path:
         return Path(
@@ -66,6 +89,7 @@ def download_file(repository: HubRepository, name: str, *, to: Path, endpoint: s
                 repo_type=repository.kind,
                 revision=repository.revision,
                 local_dir=str(to),
+                tqdm_class=bar,
             )
         )
 

@@ -9,23 +9,19 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
+from anneal_jobs.storage.meter import OnBytes
 from anneal_jobs.storage.source import (
-    OnBytes,
     SourceAccess,
     SourceFile,
     digest_of,
     fetch_files,
     list_source,
 )
-from anneal_jobs.storage.uri import StorageUri, parse_uri
+from anneal_jobs.storage.uri import parse_uri
+from anneal_pipeline.checkpoint.store import ignore_chunk
 from anneal_pipeline.config.model import ModelConfig
-from anneal_pipeline.errors import (
-    MODEL_IS_GGUF,
-    MODEL_NOT_FOUND,
-    MODEL_NOT_SAFETENSORS,
-    MODEL_UNSUPPORTED,
-    UserError,
-)
+from anneal_pipeline.errors import MODEL_NOT_FOUND
+from anneal_pipeline.model.folder import CONFIG_NAME, check_model_config, check_model_files
 
 _WANTED = (
     "*.safetensors",
@@ -52,10 +48,11 @@ class FetchedModel:
     """Of the files' names and contents."""
 
 
-def fetch_model(
-    config: ModelConfig, *, to: Path, access: SourceAccess, on_bytes: OnBytes
-) -> FetchedModel:
-    """Put the base model into a local folder, or say why this is no model to train on."""
+def find_model(config: ModelConfig, *, to: Path, access: SourceAccess) -> list[SourceFile]:
+    """The files of the base model, or why this is no model to train on.
+
+    Judged by their names and by config.json, which is fetched below `to`.
+    """
     uri = parse_uri(config.uri)
     found = list_source(
         uri,
@@ -64,44 +61,21 @@ def fetch_model(
         not_found_reason=MODEL_NOT_FOUND,
         access=access,
     )
-    files = _select(found, uri)
+    names = [file.name for file in found]
+    check_model_files([name for name in names if "/" not in name] or names, uri=str(uri))
+    files = [file for file in found if any(fnmatch(file.name, p) for p in _WANTED)]
+    files = [file for file in files if "/" not in file.name]
     to.mkdir(parents=True, exist_ok=True)
+    description = next(file for file in files if file.name == CONFIG_NAME)
+    check_model_config(description.fetch(to, ignore_chunk).read_bytes(), uri=str(uri))
+    return files
+
+
+def fetch_model(
+    config: ModelConfig, *, to: Path, access: SourceAccess, on_bytes: OnBytes
+) -> FetchedModel:
+    """Put the base model into a local folder, or say why this is no model to train on."""
+    files = find_model(config, to=to, access=access)
     paths = fetch_files(files, to=to, on_bytes=on_bytes)
     weights = next(path for path in paths if path.suffix == ".safetensors")
     return FetchedModel(folder=weights.parent, digest=digest_of(files, paths))
-
-
-def _select(found: list[SourceFile], uri: StorageUri) -> list[SourceFile]:
-    names = [file.name for file in found]
-    wanted = [file for file in found if any(fnmatch(file.name, p) for p in _WANTED)]
-    wanted = [file for file in wanted if "/" not in file.name]
-    if not found:
-        raise UserError(
-            MODEL_NOT_FOUND,
-            f"There is no model at {uri}: nothing lies at this address; correct model.uri or "
-            "upload the model folder there.",
-        )
-    if not any(file.name.endswith(".safetensors") for file in wanted):
-        raise _no_weights(names, uri)
-    if not any(file.name == "config.json" for file in wanted):
-        raise UserError(
-            MODEL_UNSUPPORTED,
-            f"The model at {uri} has no config.json; model.uri must name a Hugging Face model "
-            "folder.",
-        )
-    return wanted
-
-
-def _no_weights(names: list[str], uri: StorageUri) -> UserError:
-    shown = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
-    if any(name.lower().endswith(".gguf") for name in names):
-        return UserError(
-            MODEL_IS_GGUF,
-            f"The model at {uri} is a GGUF file ({shown}), whose quantised weights cannot be "
-            "trained on; name the original safetensors, or convert it with `anneal models import`.",
-        )
-    return UserError(
-        MODEL_NOT_SAFETENSORS,
-        f"The model at {uri} has no .safetensors weights (found {shown}); pickled weights are "
-        "never loaded: save it with save_pretrained() of transformers and upload that folder.",
-    )

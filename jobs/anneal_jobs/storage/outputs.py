@@ -10,10 +10,10 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from anneal_jobs.errors import StorageUnreachableError
+from anneal_jobs.storage.meter import ByteMeter, OnBytes, OnChunk
 from anneal_pipeline.checkpoint.manifest import MANIFEST_NAME
 from anneal_pipeline.checkpoint.store import BlobFolder
 
@@ -37,7 +37,7 @@ class OutputUploader:
         folder: BlobFolder,
         *,
         workspace: Path,
-        on_bytes: Callable[[int, int], None],
+        on_bytes: OnBytes,
         pause_seconds: float = _PAUSE_SECONDS,
     ) -> None:
         self._folder = folder
@@ -73,17 +73,16 @@ class OutputUploader:
     def _upload(self, path: Path) -> None:
         files = files_below(path)
         sizes = [file.stat().st_size for file in files]
-        done = 0
+        meter = ByteMeter(sum(sizes), self._on_bytes)
         for file, size in zip(files, sizes, strict=True):
-            self._upload_file(file)
-            done += size
-            self._on_bytes(done, sum(sizes))
+            self._upload_file(file, on_chunk=meter.add)
+            meter.settle(size)
 
-    def _upload_file(self, file: Path) -> None:
+    def _upload_file(self, file: Path, *, on_chunk: OnChunk) -> None:
         name = file.relative_to(self._workspace).as_posix()
         for is_last in [*[False] * (_TRIES - 1), True]:
             try:
-                self._folder.upload(file, name)
+                self._folder.upload(file, name, on_chunk=on_chunk)
             except StorageUnreachableError as error:
                 if is_last:
                     raise

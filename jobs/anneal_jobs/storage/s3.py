@@ -20,7 +20,9 @@ from botocore.config import Config
 
 from anneal_jobs.errors import StorageUnreachableError
 from anneal_jobs.storage.faults import s3_faults
+from anneal_jobs.storage.meter import OnChunk
 from anneal_jobs.storage.uri import StorageUri
+from anneal_pipeline.checkpoint.store import ignore_chunk
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
@@ -73,14 +75,14 @@ class S3Folder:
     def __init__(self, client: S3Client, uri: StorageUri) -> None:
         self._client = client
         self.uri = uri
-        self._endpoint = client.meta.endpoint_url
+        self.endpoint = client.meta.endpoint_url
 
     def list_objects(self) -> list[S3Object]:
         """All objects at or below the address, sorted by name.
 
         One request answers what exists: an exact object, a folder, or neither (an empty list).
         """
-        with s3_faults(self.uri, doing="list", endpoint=self._endpoint):
+        with s3_faults(self.uri, doing="list", endpoint=self.endpoint):
             pages = self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=self.uri.container, Prefix=self.uri.path
             )
@@ -101,7 +103,7 @@ class S3Folder:
     def read(self, name: str) -> bytes | None:
         uri = self._at(name)
         try:
-            with s3_faults(uri, doing="read", endpoint=self._endpoint):
+            with s3_faults(uri, doing="read", endpoint=self.endpoint):
                 answer = self._client.get_object(Bucket=uri.container, Key=uri.path)
                 return answer["Body"].read()
         except FileNotFoundError:
@@ -110,7 +112,7 @@ class S3Folder:
     def write(self, name: str, data: bytes) -> None:
         uri = self._at(name)
         digest = hashlib.sha256(data)
-        with s3_faults(uri, doing="write", endpoint=self._endpoint):
+        with s3_faults(uri, doing="write", endpoint=self.endpoint):
             self._client.put_object(
                 Bucket=uri.container,
                 Key=uri.path,
@@ -119,10 +121,10 @@ class S3Folder:
                 Metadata={_SHA256_METADATA: digest.hexdigest()},
             )
 
-    def upload(self, source: Path, name: str) -> None:
+    def upload(self, source: Path, name: str, *, on_chunk: OnChunk = ignore_chunk) -> None:
         uri = self._at(name)
         sums = _checksums(source)
-        with s3_faults(uri, doing="write", endpoint=self._endpoint):
+        with s3_faults(uri, doing="write", endpoint=self.endpoint):
             if sums.is_multipart:
                 self._client.upload_file(
                     str(source),
@@ -133,6 +135,7 @@ class S3Folder:
                         "Metadata": {_SHA256_METADATA: sums.sha256},
                     },
                     Config=_transfer(sums.part_bytes),
+                    Callback=on_chunk,
                 )
             else:
                 with source.open("rb") as body:
@@ -147,20 +150,25 @@ class S3Folder:
                 Bucket=uri.container, Key=uri.path, ChecksumMode="ENABLED"
             )
         if difference := _difference(sums, dict(stored)):
-            raise StorageUnreachableError(f"Wrote {uri}, but {self._endpoint} stored {difference}.")
+            raise StorageUnreachableError(f"Wrote {uri}, but {self.endpoint} stored {difference}.")
 
-    def download(self, name: str, target: Path) -> None:
+    def download(self, name: str, target: Path, *, on_chunk: OnChunk = ignore_chunk) -> None:
+        """Copy an object; where `on_chunk` raises, that passes through and no file is left."""
         uri = self._at(name)
         partial = target.with_name(f"{target.name}.partial")
-        with s3_faults(uri, doing="read", endpoint=self._endpoint):
+        with s3_faults(uri, doing="read", endpoint=self.endpoint):
             self._client.download_file(
-                uri.container, uri.path, str(partial), Config=_transfer(_PART_BYTES)
+                uri.container,
+                uri.path,
+                str(partial),
+                Config=_transfer(_PART_BYTES),
+                Callback=on_chunk,
             )
         os.replace(partial, target)
 
     def delete(self, name: str) -> None:
         uri = self._at(name)
-        with s3_faults(uri, doing="delete", endpoint=self._endpoint):
+        with s3_faults(uri, doing="delete", endpoint=self.endpoint):
             self._client.delete_object(Bucket=uri.container, Key=uri.path)
 
     def _at(self, name: str) -> StorageUri:

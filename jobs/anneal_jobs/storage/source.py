@@ -10,14 +10,12 @@ from typing import Literal
 
 from anneal_jobs.errors import URI_INVALID
 from anneal_jobs.storage import hub
+from anneal_jobs.storage.meter import ByteMeter, OnBytes, OnChunk
 from anneal_jobs.storage.places import path_of
 from anneal_jobs.storage.s3 import S3Folder, S3Settings, connect
 from anneal_jobs.storage.uri import StorageUri
 from anneal_pipeline.checkpoint.manifest import sha256_of
 from anneal_pipeline.errors import UserError
-
-OnBytes = Callable[[int, int], None]
-"""Called with (bytes done, bytes in all)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +31,9 @@ class SourceFile:
     name: str
     """Relative to the address; the file's own name when the address is a single file."""
     size: int
-    fetch: Callable[[Path], Path]
-    """Put the file below a folder and return its path; a file already on this disk stays there."""
+    fetch: Callable[[Path, OnChunk], Path]
+    """Put the file below a folder, telling of every chunk, and return its path; a file already on
+    this disk stays there. What the listener raises ends the transfer, and leaves no file."""
 
 
 def list_source(
@@ -58,15 +57,13 @@ def list_source(
 
 
 def fetch_files(files: list[SourceFile], *, to: Path, on_bytes: OnBytes) -> list[Path]:
-    """Fetch in order, reporting bytes; the paths keep the order of `files`."""
-    total = sum(file.size for file in files)
-    done = 0
+    """Fetch in order, reporting bytes as they come; the paths keep the order of `files`."""
+    meter = ByteMeter(sum(file.size for file in files), on_bytes)
+    meter.start()
     paths = []
     for file in files:
-        on_bytes(done, total)
-        paths.append(file.fetch(to))
-        done += file.size
-    on_bytes(done, total)
+        paths.append(file.fetch(to, meter.add))
+        meter.settle(file.size)
     return paths
 
 
@@ -80,12 +77,14 @@ def digest_of(files: list[SourceFile], paths: list[Path]) -> str:
 
 def _of_path(root: Path) -> list[SourceFile]:
     if root.is_file():
-        return [SourceFile(name=root.name, size=root.stat().st_size, fetch=lambda _: root)]
+        return [
+            SourceFile(name=root.name, size=root.stat().st_size, fetch=lambda to, on_chunk: root)
+        ]
     return [
         SourceFile(
             name=path.relative_to(root).as_posix(),
             size=path.stat().st_size,
-            fetch=lambda _, path=path: path,  # type: ignore[misc]
+            fetch=lambda to, on_chunk, path=path: path,  # type: ignore[misc]
         )
         for path in sorted(root.rglob("*"))
         if path.is_file()
@@ -95,11 +94,11 @@ def _of_path(root: Path) -> list[SourceFile]:
 def _of_s3(uri: StorageUri, settings: S3Settings) -> list[SourceFile]:
     folder = S3Folder(connect(settings), uri)
 
-    def fetcher(name: str) -> Callable[[Path], Path]:
-        def fetch(to: Path) -> Path:
+    def fetcher(name: str) -> Callable[[Path, OnChunk], Path]:
+        def fetch(to: Path, on_chunk: OnChunk) -> Path:
             target = to / (name or uri.path.rsplit("/", 1)[-1])
             target.parent.mkdir(parents=True, exist_ok=True)
-            folder.download(name, target)
+            folder.download(name, target, on_chunk=on_chunk)
             return target
 
         return fetch
@@ -115,8 +114,10 @@ def _of_s3(uri: StorageUri, settings: S3Settings) -> list[SourceFile]:
 
 
 def _of_hub(repository: hub.HubRepository, *, endpoint: str | None) -> list[SourceFile]:
-    def fetcher(name: str) -> Callable[[Path], Path]:
-        return lambda to: hub.download_file(repository, name, to=to, endpoint=endpoint)
+    def fetcher(name: str) -> Callable[[Path, OnChunk], Path]:
+        return lambda to, on_chunk: hub.download_file(
+            repository, name, to=to, endpoint=endpoint, on_chunk=on_chunk
+        )
 
     return [
         SourceFile(name=name, size=size, fetch=fetcher(name))

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
+
+from anneal_pipeline.checkpoint.store import ignore_chunk
 
 _PARTIAL_SUFFIX = ".partial"
 
@@ -33,10 +36,13 @@ class LocalFolder:
             _flush(file)
         self._finish(name)
 
-    def upload(self, source: Path, name: str) -> None:
+    def upload(
+        self, source: Path, name: str, *, on_chunk: Callable[[int], None] = ignore_chunk
+    ) -> None:
         with source.open("rb") as reader, self._begin(name).open("wb") as writer:
             shutil.copyfileobj(reader, writer)
             _flush(writer)
+            on_chunk(writer.tell())
         self._finish(name)
 
     def download(self, name: str, target: Path) -> None:

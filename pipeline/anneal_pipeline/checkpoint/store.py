@@ -31,6 +31,10 @@ from anneal_pipeline.errors import CheckpointError
 BEST_NAME = "best.json"
 
 
+def ignore_chunk(count: int) -> None:
+    """Nobody counts the bytes."""
+
+
 class BlobFolder(Protocol):
     """A place for files. Names are relative, with forward slashes; every call may raise OSError."""
 
@@ -43,8 +47,10 @@ class BlobFolder(Protocol):
     def write(self, name: str, data: bytes) -> None:
         """Put a small file in one step: a reader sees the old content or the new, never a part."""
 
-    def upload(self, source: Path, name: str) -> None:
-        """Copy a local file here; durable when the call returns."""
+    def upload(
+        self, source: Path, name: str, *, on_chunk: Callable[[int], None] = ignore_chunk
+    ) -> None:
+        """Copy a local file here, telling of bytes that went; durable when the call returns."""
 
     def download(self, name: str, target: Path) -> None:
         """Copy a file to the local path `target`, whose folder exists."""
@@ -135,7 +141,7 @@ class CheckpointStore:
         return [name for _, name in sorted(ordered, reverse=True)]
 
     def latest(self) -> SavedCheckpoint | None:
-        """The newest checkpoint whose every file is as its manifest says: the one to resume from."""
+        """The newest checkpoint whose every file is as its manifest says, to resume from."""
         for name in self.names():
             saved = self.fetch(name)
             if saved is not None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anneal_pipeline.checkpoint.manifest import sha256_of
-from anneal_pipeline.errors import DATASET_NOT_FOUND, UserError
+from anneal_pipeline.errors import DATASET_EMPTY, DATASET_NOT_FOUND, UserError
 
 TRAIN = "train"
 VALIDATION = "validation"
@@ -47,3 +47,11 @@ class DatasetFiles:
                     )
                 digest.update(f"{split} {sha256_of(path)}\n".encode())
         return digest.hexdigest()
+
+
+def no_rows(where: str) -> UserError:
+    """The dataset at an address is there, but holds nothing."""
+    return UserError(
+        DATASET_EMPTY,
+        f"The dataset at {where} has no rows; give dataset.uri a file with rows in it.",
+    )

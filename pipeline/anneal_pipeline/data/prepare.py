@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from anneal_pipeline.checkpoint.manifest import sha256_of
 from anneal_pipeline.config.pipeline import PipelineConfig
 from anneal_pipeline.data.conversation import Conversation
-from anneal_pipeline.data.files import SPLITS, TEST, TRAIN, VALIDATION, DatasetFiles
+from anneal_pipeline.data.files import SPLITS, TEST, TRAIN, VALIDATION, DatasetFiles, no_rows
 from anneal_pipeline.data.jsonl import BadRow, SourceRow, preview_of, read_rows
 from anneal_pipeline.data.layout import NUM_ROWS_LOOKED_AT, Layout, choose_layout, to_conversation
 from anneal_pipeline.data.prepared import TOKENS_NAME, PreparedSplit, SplitBuilder, read_split
@@ -273,9 +273,7 @@ class _Preparation:
         """Fail with one sentence when the data as a whole cannot be trained on."""
         names = ", ".join(path.name for path in self.files.train)
         if self.num_read == 0:
-            raise UserError(
-                DATASET_EMPTY, f"{names} has no rows; give dataset.uri a file with rows in it"
-            )
+            raise no_rows(self._address())
         dropped = self.quarantine.total
         limit = self.config.dataset.filters.max_drop_share
         if dropped and dropped > limit * self.num_read:
@@ -286,6 +284,11 @@ class _Preparation:
                 f"None of the {self.num_read} rows of {names} is left to train on "
                 f"({dropped} dropped); lower dataset.split.validation or give more rows",
             )
+
+    def _address(self) -> str:
+        """Where the training rows come from, as the job names it."""
+        dataset = self.config.dataset
+        return dataset.uri or (dataset.files.train if dataset.files else "")
 
     def _drop_message(self, *, limit: float) -> str:
         cause = self.quarantine.main_cause()

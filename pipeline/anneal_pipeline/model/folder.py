@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from anneal_pipeline.checkpoint.manifest import sha256_of
 from anneal_pipeline.errors import (
@@ -17,58 +17,51 @@ from anneal_pipeline.errors import (
 )
 
 CONFIG_NAME = "config.json"
+TOKENIZER_NAMES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+"""Any of these makes a tokenizer, alone or with files beside it."""
 
 
 def check_model_folder(folder: Path, *, uri: str) -> None:
     """Refuse, with the reason, what is no plain safetensors model."""
-    weights = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
-    if folder.is_file() and folder.suffix == ".gguf":
-        raise _gguf(uri, folder.name)
-    if not folder.is_dir():
+    if folder.is_file():
+        check_model_files([folder.name], uri=uri)
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    check_model_files(names, uri=uri)
+    check_model_config((folder / CONFIG_NAME).read_bytes(), uri=uri)
+
+
+def check_model_files(names: Sequence[str], *, uri: str) -> None:
+    """Refuse, by the names of its files, what is no plain safetensors model."""
+    if not names:
         raise UserError(
             MODEL_NOT_FOUND,
-            f"Model {uri} is not there; set model.uri to a folder with config.json and "
-            "safetensors weights",
+            f"There is no model at {uri}: nothing lies at this address; correct model.uri or "
+            "upload the model folder there.",
         )
-    if not weights:
-        raise _no_weights(folder, uri)
-    if not (folder / CONFIG_NAME).is_file():
+    if not any(name.endswith(".safetensors") for name in names):
+        raise _no_weights(names, uri=uri)
+    if CONFIG_NAME not in names:
         raise UserError(
-            MODEL_NOT_FOUND,
-            f"Model {uri} has weights but no config.json; expected a complete Hugging Face folder",
+            MODEL_UNSUPPORTED,
+            f"The model at {uri} has weights but no {CONFIG_NAME}; model.uri must name a complete "
+            "Hugging Face model folder.",
         )
-    _check_config(json.loads((folder / CONFIG_NAME).read_text()), uri=uri)
-
-
-def _no_weights(folder: Path, uri: str) -> UserError:
-    gguf = sorted(folder.glob("*.gguf"))
-    if gguf:
-        return _gguf(uri, gguf[0].name)
-    pickled = sorted([*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")])
-    if pickled:
-        return UserError(
-            MODEL_NOT_SAFETENSORS,
-            f"Model {uri} has its weights in {pickled[0].name}, a pickle file that can run code "
-            "when read; expected safetensors: load it where you trust it and save it again with "
-            "save_pretrained",
+    if not any(name in names for name in TOKENIZER_NAMES):
+        raise UserError(
+            MODEL_UNSUPPORTED,
+            f"The model at {uri} has no tokenizer (expected one of {', '.join(TOKENIZER_NAMES)}); "
+            "put the files that save_pretrained() of its tokenizer writes beside the weights.",
         )
-    found = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
-    return UserError(
-        MODEL_NOT_SAFETENSORS,
-        f"Model {uri} has no safetensors weights (found {found}); set model.uri to a folder that "
-        "holds config.json, tokenizer.json and *.safetensors",
-    )
 
 
-def _gguf(uri: str, name: str) -> UserError:
-    return UserError(
-        MODEL_IS_GGUF,
-        f"Model {uri} is the GGUF file {name}, whose quantised weights cannot be trained on; use "
-        "the safetensors model it was made from, or make one with `anneal models import`",
-    )
-
-
-def _check_config(config: dict[str, Any], *, uri: str) -> None:
+def check_model_config(data: bytes, *, uri: str) -> None:
+    """Refuse, by its config.json, what Anneal cannot or must not load."""
+    try:
+        config = json.loads(data)
+    except ValueError as error:
+        raise _bad_config(uri, f"is not readable ({error})") from error
+    if not isinstance(config, dict):
+        raise _bad_config(uri, f"holds a JSON {type(config).__name__}, expected an object")
     if "quantization_config" in config:
         method = config["quantization_config"].get("quant_method", "unknown")
         raise UserError(
@@ -82,6 +75,28 @@ def _check_config(config: dict[str, Any], *, uri: str) -> None:
             f"Model {uri} needs Python code from its own repository, which Anneal never runs; use "
             "a model of an architecture that transformers has",
         )
+
+
+def _bad_config(uri: str, what: str) -> UserError:
+    return UserError(
+        MODEL_UNSUPPORTED,
+        f"The {CONFIG_NAME} of the model at {uri} {what}; upload the model's own file again.",
+    )
+
+
+def _no_weights(names: Sequence[str], *, uri: str) -> UserError:
+    shown = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
+    if any(name.lower().endswith(".gguf") for name in names):
+        return UserError(
+            MODEL_IS_GGUF,
+            f"The model at {uri} is a GGUF file ({shown}), whose quantised weights cannot be "
+            "trained on; name the original safetensors, or convert it with `anneal models import`.",
+        )
+    return UserError(
+        MODEL_NOT_SAFETENSORS,
+        f"The model at {uri} has no .safetensors weights (found {shown}); pickled weights are "
+        "never loaded: save it with save_pretrained() of transformers and upload that folder.",
+    )
 
 
 def model_digest(folder: Path) -> str:

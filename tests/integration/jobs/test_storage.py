@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from anneal_jobs.errors import StorageUnreachableError
+from anneal_jobs.errors import StopRequestedError, StorageUnreachableError
 from anneal_jobs.storage.dataset import fetch_dataset
 from anneal_jobs.storage.model import fetch_model
 from anneal_jobs.storage.outputs import OutputUploader, restore_workspace
 from anneal_jobs.storage.s3 import S3Folder, S3Settings, connect
-from anneal_jobs.storage.source import SourceAccess
+from anneal_jobs.storage.source import SourceAccess, fetch_files, list_source
 from anneal_jobs.storage.uri import parse_uri
 from anneal_pipeline.checkpoint.manifest import CheckpointInfo
 from anneal_pipeline.checkpoint.store import Best, CheckpointStore
@@ -57,6 +57,55 @@ def test_an_upload_is_checked_and_comes_back_bit_by_bit(
     assert [(entry.name, entry.size) for entry in folder.list_objects()] == [("weights.bin", size)]
 
 
+class TestProgressWithinAFile:
+    SIZE = 40 << 20
+
+    @pytest.fixture
+    def source(self, folder: S3Folder, tmp_path: Path) -> Path:
+        path = tmp_path / "weights.bin"
+        path.write_bytes(os.urandom(self.SIZE))
+        return path
+
+    def test_bytes_are_told_while_one_file_comes_and_goes(
+        self, folder: S3Folder, source: Path, tmp_path: Path
+    ) -> None:
+        sent: list[int] = []
+        folder.upload(source, "weights.bin", on_chunk=sent.append)
+        assert sum(sent) == self.SIZE
+        assert len(sent) > 3
+        seen: list[tuple[int, int]] = []
+        files = list_source(
+            folder.uri,
+            kind="model",
+            revision=None,
+            not_found_reason="ModelNotFound",
+            access=SourceAccess(s3=S3Settings(endpoint=folder.endpoint)),
+        )
+        [path] = fetch_files(files, to=tmp_path / "to", on_bytes=lambda *b: seen.append(b))
+        assert path.read_bytes() == source.read_bytes()
+        assert seen[0] == (0, self.SIZE)
+        assert seen[-1] == (self.SIZE, self.SIZE)
+        assert len({done for done, _ in seen}) > 10
+
+    def test_a_stop_in_the_middle_ends_the_transfer_and_leaves_nothing(
+        self, folder: S3Folder, source: Path, tmp_path: Path
+    ) -> None:
+        folder.upload(source, "weights.bin")
+        seen = 0
+
+        def stop(count: int) -> None:
+            nonlocal seen
+            seen += count
+            if seen > 1 << 20:
+                raise StopRequestedError
+
+        (tmp_path / "to").mkdir()
+        with pytest.raises(StopRequestedError):
+            folder.download("weights.bin", tmp_path / "to" / "weights.bin", on_chunk=stop)
+        assert list((tmp_path / "to").iterdir()) == []
+        assert seen < self.SIZE
+
+
 def test_the_server_itself_checks_the_digest_of_a_part(s3: S3Server, tmp_path: Path) -> None:
     client = connect(s3.settings)
     wrong = base64.b64encode(hashlib.sha256(b"something else").digest()).decode()
@@ -91,6 +140,13 @@ class TestFaults:
             self.read(f"s3://{BUCKET}/gone.jsonl", s3.settings)
         assert e.value.reason == "DatasetNotFound"
 
+    def test_empty_object(self, s3: S3Server) -> None:
+        uri = f"s3://{BUCKET}/empty.jsonl"
+        S3Folder(connect(s3.settings), parse_uri(uri)).write("", b"")
+        with pytest.raises(UserError, match=f"{uri} has no rows") as e:
+            self.read(uri, s3.settings)
+        assert e.value.reason == "DatasetEmpty"
+
     def test_missing_bucket(self, s3: S3Server) -> None:
         with pytest.raises(UserError, match="bucket 'no-such-bucket' does not exist") as e:
             self.read("s3://no-such-bucket/rows.jsonl", s3.settings)
@@ -117,6 +173,7 @@ class TestFaults:
         with pytest.raises(UserError, match=why) as e:
             self.read(f"s3://{BUCKET}/rows.jsonl", s3.settings)
         assert e.value.reason == "StorageAccessDenied"
+        assert "key 'credentials' of the Secret" in e.value.message
         assert secret not in e.value.message.replace("wrong (", "").split("because", 1)[0]
 
     def test_no_credentials(self, s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,6 +224,16 @@ class TestModels:
                 id="pickle",
             ),
             pytest.param({"model.safetensors": b"w"}, "ModelUnsupported", id="no config"),
+            pytest.param(
+                {"model.safetensors": b"w", "config.json": b"{}"},
+                "ModelUnsupported",
+                id="no tokenizer",
+            ),
+            pytest.param(
+                {"model.safetensors": b"w", "config.json": b"{", "tokenizer.json": b"{}"},
+                "ModelUnsupported",
+                id="torn config",
+            ),
         ],
     )
     def test_what_is_no_model_is_named(

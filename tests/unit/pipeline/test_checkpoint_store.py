@@ -158,9 +158,9 @@ class Crashing(LocalFolder):
         if self.calls < 0:
             raise InterruptedError("killed")
 
-    def upload(self, source: Path, name: str) -> None:
+    def upload(self, source: Path, name: str, **options: Any) -> None:
         self._count()
-        super().upload(source, name)
+        super().upload(source, name, **options)
 
     def write(self, name: str, data: bytes) -> None:
         self._count()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -76,17 +77,19 @@ def test_too_many_dropped_rows_fail_with_the_first_of_them(bench: Bench) -> None
 
 
 @pytest.mark.parametrize(
-    ("content", "reason"),
+    ("content", "reason", "place"),
     [
-        pytest.param("", "DatasetEmpty", id="an empty file"),
-        pytest.param("\n\n", "DatasetEmpty", id="empty lines"),
-        pytest.param("not json\n", "DatasetRowsInvalid", id="no JSON at all"),
+        pytest.param("", "DatasetEmpty", "at rows.jsonl has", id="an empty file"),
+        pytest.param("\n\n", "DatasetEmpty", "at rows.jsonl has", id="empty lines"),
+        pytest.param("not json\n", "DatasetRowsInvalid", "support.jsonl", id="no JSON at all"),
     ],
 )
-def test_a_file_without_rows_is_the_users_mistake(bench: Bench, content: str, reason: str) -> None:
+def test_a_file_without_rows_is_the_users_mistake(
+    bench: Bench, content: str, reason: str, place: str
+) -> None:
     path = bench.root / "support.jsonl"
     path.write_text(content)
-    with pytest.raises(UserError, match=r"support\.jsonl") as caught:
+    with pytest.raises(UserError, match=re.escape(place)) as caught:
         bench.prepare_files(DatasetFiles(train=(path,)))
     assert caught.value.reason == reason
 
