@@ -4,6 +4,7 @@ Each function submits a job, does to it what its name says, waits for its end an
 saw. The scheduler lets two or three run at a time.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from harness.cluster import Cluster, Object, kill_container, wait_for
@@ -115,6 +116,7 @@ def killed_operator(cluster: Cluster) -> Story:
 def suspended(cluster: Cluster) -> Story:
     job = submit(cluster, manifest("suspended", **LONG))
     job.wait_for_checkpoint()
+    seen = job.children()  # before the suspension takes them away
     job.patch_spec(suspend=True)
     at_trouble = job.wait_for_phase("Suspended")
     wait_for(
@@ -123,7 +125,7 @@ def suspended(cluster: Cluster) -> Story:
         seconds=60,
     )
     job.patch_spec(suspend=False)
-    return _to_the_end(job, at_trouble)
+    return _to_the_end(job, at_trouble, seen=seen)
 
 
 def bad_inputs(cluster: Cluster) -> dict[str, Story]:
@@ -151,8 +153,8 @@ def leader_pod(cluster: Cluster, *, namespace: str = SYSTEM) -> Object:
     return wait_for("a leader", probe, seconds=60)
 
 
-def _to_the_end(job: Job, at_trouble: Object) -> Story:
-    children: set[str] = set()
+def _to_the_end(job: Job, at_trouble: Object, *, seen: Iterable[str] = ()) -> Story:
+    children = set(seen)
 
     def probe() -> Object | None:
         children.update(job.children())
