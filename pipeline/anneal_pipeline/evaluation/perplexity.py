@@ -80,9 +80,12 @@ class Evaluator:
         return self.ranks.sum(sums)
 
     def _batch_sums(self, batch: Batch) -> tuple[float, float, float]:
-        tokens = self.path(batch.to(self.ranks.device))
-        correct = (tokens.logits.argmax(-1) == tokens.targets).sum()
-        return float(sum_of_losses(tokens)), float(correct), float(len(tokens.targets))
+        loss = correct = count = 0.0
+        for tokens in self.path.pieces(batch.to(self.ranks.device)):
+            loss += float(sum_of_losses(tokens))
+            correct += float((tokens.logits.argmax(-1) == tokens.targets).sum())
+            count += len(tokens.targets)
+        return loss, correct, count
 
     def _metrics(
         self, response: list[float], whole: list[float] | None, *, num_rows: int

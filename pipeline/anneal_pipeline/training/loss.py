@@ -1,13 +1,15 @@
 """Sums of token losses, with logits computed for the trained positions only.
 
 The output head of a small model is a third of its work and its logits the largest tensor of all;
-most positions are prompt or padding and need none. Models whose head is not a plain matrix product
-on the last hidden state (soft-capping, scaling) are found out by a probe and take the whole-logits
-path.
+most positions are prompt or padding and need none. The others are taken in pieces, so that long
+rows and large vocabularies do not decide how much memory a step needs. Models whose head is not a
+plain matrix product on the last hidden state (soft-capping, scaling) are found out by a probe and
+take the whole-logits path.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +21,10 @@ from anneal_pipeline.training.batches import IGNORED, Batch
 
 _PROBE_TOLERANCE = 1e-2
 """Relative; generous for 16-bit kernels that round another way, far below any scaling."""
+
+
+PIECE_TOKENS = 1024
+"""Logits of so many tokens exist at once: 0.2 GB in fp32 with a vocabulary of 49,152."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,14 +46,44 @@ class LogitsPath:
         """True when logits are computed for labelled tokens only."""
 
     def __call__(self, batch: Batch) -> TokenLogits:
+        """Logits for all labelled tokens at once."""
+        if self.selects:
+            hidden, targets = self._labelled(batch, self._hidden(batch))
+            return TokenLogits(logits=self._head(hidden), targets=targets)
+        logits, targets = self._labelled(batch, self._whole(batch))
+        return TokenLogits(logits=logits, targets=targets)
+
+    def pieces(self, batch: Batch) -> Iterator[TokenLogits]:
+        """The same, a piece at a time; for passes without gradients."""
+        if not self.selects:
+            yield self(batch)
+            return
+        hidden, targets = self._labelled(batch, self._hidden(batch))
+        for part, wanted in _cut(hidden, targets):
+            yield TokenLogits(logits=self._head(part), targets=wanted)
+
+    def backward(self, batch: Batch, *, weigh: Callable[[torch.Tensor], torch.Tensor]) -> float:
+        """Add the gradients of the weighed sum of losses; returns that sum as it is, in nats.
+
+        Each piece goes back to the hidden states at once, and these then go back through the model
+        together: by the chain rule the same gradient as in one go.
+        """
+        if not self.selects or batch.num_trained_tokens <= PIECE_TOKENS:
+            return _backward(sum_of_losses(self(batch)), weigh=weigh)
+        hidden, targets = self._labelled(batch, self._hidden(batch))
+        leaf = hidden.detach().requires_grad_()
+        total = 0.0
+        for part, wanted in _cut(leaf, targets):
+            tokens = TokenLogits(logits=self._head(part), targets=wanted)
+            total += _backward(sum_of_losses(tokens), weigh=weigh)
+        hidden.backward(leaf.grad)  # type: ignore[no-untyped-call]
+        return total
+
+    def _labelled(self, batch: Batch, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(values, targets) of the labelled tokens, in row order."""
         targets = batch.labels[:, 1:]
         labelled = targets != IGNORED
-        if self.selects:
-            hidden = self._hidden(batch)[:, :-1][labelled]
-            logits = self._head(hidden)
-        else:
-            logits = self._whole(batch)[:, :-1][labelled]
-        return TokenLogits(logits=logits, targets=targets[labelled])
+        return values[:, :-1][labelled], targets[labelled]
 
     def _head(self, hidden: torch.Tensor) -> torch.Tensor:
         head = self._causal.get_output_embeddings()
@@ -88,6 +124,17 @@ class LogitsPath:
             return False
         difference = (whole - selected).abs().max()
         return bool(difference <= _PROBE_TOLERANCE * whole.abs().max().clamp(min=1.0))
+
+
+def _cut(
+    values: torch.Tensor, targets: torch.Tensor
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    return zip(torch.split(values, PIECE_TOKENS), torch.split(targets, PIECE_TOKENS), strict=True)
+
+
+def _backward(losses: torch.Tensor, *, weigh: Callable[[torch.Tensor], torch.Tensor]) -> float:
+    weigh(losses).backward()  # type: ignore[no-untyped-call]
+    return float(losses.detach())
 
 
 def sum_of_losses(tokens: TokenLogits) -> torch.Tensor:

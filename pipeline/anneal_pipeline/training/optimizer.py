@@ -14,7 +14,7 @@ import torch
 from anneal_pipeline.config.training import TrainingConfig
 from anneal_pipeline.errors import NON_FINITE_LOSS, TrainingFailedError
 from anneal_pipeline.training.batches import Batch
-from anneal_pipeline.training.loss import LogitsPath, sum_of_losses
+from anneal_pipeline.training.loss import LogitsPath
 from anneal_pipeline.training.ranks import Ranks
 
 
@@ -57,9 +57,10 @@ class AdapterOptimizer:
         num_tokens, num_trained = (int(n) for n in self._ranks.sum(own))
         own_loss = 0.0
         for batch in batches:
-            losses = sum_of_losses(path(batch.to(self._ranks.device)))
-            self.scaler.scale(losses / num_trained).backward()  # type: ignore[no-untyped-call]
-            own_loss += float(losses.detach())
+            own_loss += path.backward(
+                batch.to(self._ranks.device),
+                weigh=lambda losses: self.scaler.scale(losses / num_trained),
+            )
         loss = self._ranks.sum([own_loss])[0] / num_trained
         self._ranks.sum_gradients(self._parameters)
         grad_norm = self._apply(learning_rate, loss=loss, step=step)

@@ -16,6 +16,7 @@ from anneal_pipeline.evaluation.answers import answer, question_of_prompt
 from anneal_pipeline.evaluation.perplexity import Evaluator
 from anneal_pipeline.model.adapters import trainable_parameters
 from anneal_pipeline.model.loading import TunedModel, load_tokenizer, load_tuned_model
+from anneal_pipeline.training import loss as loss_module
 from anneal_pipeline.training.batches import collate, micro_batches
 from anneal_pipeline.training.loss import LogitsPath, sum_of_losses
 from anneal_pipeline.training.optimizer import AdapterOptimizer
@@ -105,6 +106,39 @@ def test_perplexity_does_not_depend_on_the_batch(
         return measured.metrics
 
     assert measure(batch_size) == pytest.approx(measure(2), rel=1e-5)
+
+
+def test_pieces_give_the_gradients_and_metrics_of_the_whole(
+    tuned: TunedModel, split: PreparedSplit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parameters = trainable_parameters(tuned.model)
+    with torch.no_grad():
+        for index, parameter in enumerate(parameters.values()):
+            torch.manual_seed(index)
+            parameter.normal_(std=0.05)
+    path = LogitsPath(tuned.model)
+    batch = collate(split, range(NUM_ROWS), pad_id=0, train_all=False)
+    sizes: list[int] = []
+
+    def trained() -> tuple[float, dict[str, torch.Tensor]]:
+        tuned.model.zero_grad()
+        loss = path.backward(batch, weigh=lambda losses: losses / 7)
+        return loss, {name: p.grad.clone() for name, p in parameters.items() if p.grad is not None}
+
+    want_loss, want = trained()
+    monkeypatch.setattr(loss_module, "PIECE_TOKENS", 16)
+    got_loss, got = trained()
+    assert got_loss == pytest.approx(want_loss, rel=1e-5)
+    assert got.keys() == want.keys() == parameters.keys()
+    for name in want:
+        torch.testing.assert_close(got[name], want[name], rtol=1e-4, atol=1e-6)
+    with torch.no_grad():
+        for tokens in path.pieces(batch):
+            sizes.append(len(tokens.targets))
+            assert len(tokens.logits) == sizes[-1]
+    assert sum(sizes) == batch.num_trained_tokens
+    assert max(sizes) == 16
+    tuned.model.zero_grad()
 
 
 def test_selected_logits_give_the_loss_of_the_model_itself(
