@@ -1,8 +1,10 @@
 """The tuned adapter as a LoggedModel and as a version of a registered model, once.
 
 Idempotent at every step: a version that carries this job's uid and this artefact's digest is taken
-as it is; so is a finished LoggedModel of the run. The alias moves last, so that it never names half
-a model. Files go through the MLflow server: no storage credentials are needed here or for loading.
+as it is; so is a LoggedModel of the run, finished if it is not yet. The run names the LoggedModel
+as its output, which is what its page shows, only when that is complete. The alias moves last, so
+that it never names half a model. Files go through the MLflow server: no storage credentials are
+needed here or for loading.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModelStatus, Metric
+from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric
 from mlflow.exceptions import MlflowException
 
 from anneal_jobs.errors import TRACKING_FAILED, InfrastructureError
@@ -75,6 +77,7 @@ def _register_once(client: MlflowClient, run_id: str, registration: Registration
     version = _find_version(client, registration)
     if version is None:
         model_id = _logged_model(client, run_id, registration)
+        _ensure_output(client, run_id, model_id, step=registration.step)
         _ensure_registered_model(client, name)
         version = client.create_model_version(
             name,
@@ -103,23 +106,34 @@ def _logged_model(client: MlflowClient, run_id: str, registration: Registration)
     existing = client.search_logged_models(
         [run.info.experiment_id], filter_string=f"source_run_id = '{run_id}'"
     )
-    for model in existing:
-        if (
-            model.status == LoggedModelStatus.READY
-            and model.tags.get(TAG_ARTEFACT_DIGEST) == digest
-        ):
+    same = [model for model in existing if model.tags.get(TAG_ARTEFACT_DIGEST) == digest]
+    for model in same:
+        if model.status == LoggedModelStatus.READY:
             return str(model.model_id)
-    model = client.create_logged_model(
-        run.info.experiment_id,
-        name=logged_model_name(registration.name),
-        source_run_id=run_id,
-        tags=dict(registration.tags),
-        model_type="peft-adapter",
+    begun = [model for model in same if model.status == LoggedModelStatus.PENDING]
+    model = (
+        begun[0]
+        if begun
+        else client.create_logged_model(
+            run.info.experiment_id,
+            name=logged_model_name(registration.name),
+            source_run_id=run_id,
+            tags=dict(registration.tags),
+            model_type="peft-adapter",
+        )
     )
     client.log_model_artifacts(model.model_id, str(registration.adapter_dir))
     client.log_batch(run_id, metrics=_metrics(registration, model_id=str(model.model_id)))
     client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
     return str(model.model_id)
+
+
+def _ensure_output(client: MlflowClient, run_id: str, model_id: str, *, step: int) -> None:
+    """Name the LoggedModel as an output of the run; MLflow would list it twice if told twice."""
+    outputs = client.get_run(run_id).outputs
+    known = {output.model_id for output in outputs.model_outputs} if outputs else set()
+    if model_id not in known:
+        client.log_outputs(run_id, [LoggedModelOutput(model_id, step)])
 
 
 def _metrics(registration: Registration, *, model_id: str) -> list[Metric]:

@@ -7,15 +7,17 @@ from pathlib import Path
 import mlflow
 import pytest
 from mlflow import MlflowClient
+from mlflow.entities import LoggedModelStatus
 
 from anneal_jobs.tracking.connection import connect
 from anneal_jobs.tracking.local_run import close_run, ensure_run
 from anneal_jobs.tracking.parameters import write_parameters, write_tags
-from anneal_jobs.tracking.registration import Registration, register
+from anneal_jobs.tracking.registration import Registration, logged_model_name, register
+from anneal_jobs.tracking.run_logs import send_logs
 from anneal_jobs.tracking.writer import Action, RunWriter
 from anneal_operator.api.names import TAG_ARTEFACT_DIGEST, TAG_JOB_UID
 
-from .conftest import MlflowServer
+from .conftest import MlflowServer, free_port
 
 LONG_SECONDS = 300.0
 
@@ -179,6 +181,41 @@ class TestRegistration:
         version = client.get_model_version_by_alias(registration.name, "candidate")
         assert version.version == "1"
 
+    def test_the_run_shows_the_model_as_its_output_once(
+        self, client: MlflowClient, run_id: str, registration: Registration
+    ) -> None:
+        register(client, run_id, registration)
+        client.delete_registered_model(registration.name)
+        register(client, run_id, registration)
+        run = client.get_run(run_id)
+        [output] = run.outputs.model_outputs
+        model = client.get_logged_model(output.model_id)
+        version = client.get_model_version_by_alias(registration.name, "candidate")
+        assert (output.step, version.source) == (10, f"models:/{model.model_id}")
+        assert model.name == logged_model_name(registration.name)
+        assert model.status == LoggedModelStatus.READY
+        assert [metric.key for metric in model.metrics or []] == ["final/tunedPerplexity"]
+
+    def test_a_model_cut_short_is_finished_and_not_begun_again(
+        self, client: MlflowClient, run_id: str, registration: Registration
+    ) -> None:
+        run = client.get_run(run_id)
+        begun = client.create_logged_model(
+            run.info.experiment_id,
+            name=logged_model_name(registration.name),
+            source_run_id=run_id,
+            tags=dict(registration.tags),
+        )
+        assert run.outputs is None or run.outputs.model_outputs == []
+        register(client, run_id, registration)
+        models = client.search_logged_models(
+            [run.info.experiment_id], filter_string=f"source_run_id = '{run_id}'"
+        )
+        assert [m.model_id for m in models] == [begun.model_id]
+        assert models[0].status == LoggedModelStatus.READY
+        [output] = client.get_run(run_id).outputs.model_outputs
+        assert output.model_id == begun.model_id
+
     def test_the_files_load_by_alias_without_storage_credentials(
         self,
         client: MlflowClient,
@@ -193,6 +230,24 @@ class TestRegistration:
             f"models:/{registration.name}@candidate", dst_path=str(tmp_path / "loaded")
         )
         assert (Path(folder) / "adapter_model.safetensors").read_bytes() == b"weights"
+
+
+def test_logs_lie_beside_the_run(client: MlflowClient, run_id: str, tmp_path: Path) -> None:
+    logs = {"driver.log": b"one line", "rank-0.log": b"another"}
+    client.set_terminated(run_id, "FAILED")
+    assert send_logs(client, run_id, logs, folder="logs/attempt-01", within_seconds=LONG_SECONDS)
+    assert [file.path for file in client.list_artifacts(run_id, "logs/attempt-01")] == [
+        "logs/attempt-01/driver.log",
+        "logs/attempt-01/rank-0.log",
+    ]
+    path = client.download_artifacts(run_id, "logs/attempt-01/driver.log", str(tmp_path))
+    assert Path(path).read_bytes() == b"one line"
+
+
+def test_logs_wait_for_no_server_that_is_down() -> None:
+    client = connect(f"http://127.0.0.1:{free_port()}")
+    logs = {"driver.log": b"one line"}
+    assert not send_logs(client, "run", logs, folder="logs", within_seconds=0.1)
 
 
 def test_a_local_job_finds_its_run_again(client: MlflowClient) -> None:
