@@ -136,9 +136,9 @@ REASON_DOCS: dict[Reason, ReasonDoc] = {
         remedy="Ask for less, or use another profile.",
     ),
     Reason.TRACKING_UNREACHABLE: ReasonDoc(
-        meaning="MLflow does not answer, so the run cannot be made; the job waits.",
+        meaning="MLflow does not answer, or refuses the operator; the job waits for its run.",
         who=ADMIN,
-        remedy="Bring the MLflow server back; the job then goes on by itself.",
+        remedy="Bring the server or its credentials in order; the job then goes on by itself.",
     ),
     Reason.TRACKING_NOT_KNOWN: ReasonDoc(
         meaning="The profile names an MLflow server that the operator was not told of.",
@@ -167,9 +167,9 @@ REASON_DOCS: dict[Reason, ReasonDoc] = {
         remedy="Create the named object in the job's namespace.",
     ),
     Reason.POD_REFUSED: ReasonDoc(
-        meaning="The API server refuses the pod (admission, quota or policy).",
+        meaning="The API server refuses the pod, or something stands where its objects belong.",
         who=ADMIN,
-        remedy="See the message; change the policy or the profile.",
+        remedy="See the message; change the policy or the profile, or delete what it names.",
     ),
     Reason.CONTAINER_CREATING: ReasonDoc(
         meaning="The node prepares the pod.", who=NOBODY, remedy="Wait."
@@ -215,12 +215,12 @@ REASON_DOCS: dict[Reason, ReasonDoc] = {
     Reason.STALLED: ReasonDoc(
         meaning="The attempt reported no work for deadlines.stallSeconds.",
         who=NOBODY,
-        remedy="It is repeated from the last checkpoint while the budget lasts.",
+        remedy="It is repeated while the budget lasts, from where `resume` says.",
     ),
     Reason.NODE_LOST: ReasonDoc(
         meaning="The pod's node went away.",
         who=NOBODY,
-        remedy="The attempt is repeated from the last checkpoint.",
+        remedy="The attempt is repeated, from where `resume` says.",
     ),
     Reason.PREEMPTED: ReasonDoc(
         meaning="The attempt was interrupted after saving a checkpoint.",
