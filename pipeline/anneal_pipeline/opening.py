@@ -19,7 +19,7 @@ from anneal_pipeline.evaluation.perplexity import Evaluator
 from anneal_pipeline.model.adapters import trainable_parameters
 from anneal_pipeline.model.folder import check_model_folder, model_digest
 from anneal_pipeline.model.loading import TunedModel, load_tokenizer, load_tuned_model
-from anneal_pipeline.observer import EVENT_MODEL_READY, STAGE_MODEL, Observer
+from anneal_pipeline.observer import EVENT_MODEL_READY, EVENT_WARNING, STAGE_MODEL, Observer
 from anneal_pipeline.training.loss import LogitsPath
 from anneal_pipeline.training.optimizer import AdapterOptimizer
 from anneal_pipeline.training.ranks import Ranks
@@ -191,4 +191,6 @@ def _load_model(inputs: Inputs) -> TunedModel:
         observer.on_stage(STAGE_MODEL, done=1, total=1, unit="models")
         facts = {"trainable": tuned.num_trainable, "parameters": tuned.num_parameters}
         observer.on_event(EVENT_MODEL_READY, tuned.summary(), facts)
+        for warning in tuned.warnings:
+            observer.on_event(EVENT_WARNING, warning, {"stage": STAGE_MODEL})
     return tuned

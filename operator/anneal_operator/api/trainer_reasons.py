@@ -55,6 +55,11 @@ TRAINER_REASON_DOCS: dict[str, ReasonDoc] = {
         who=USER,
         remedy="Use one of the names the message lists.",
     ),
+    "AdapterImpossible": _doc(
+        "The adapters asked for cannot be put on this model.",
+        who=USER,
+        remedy="Change the field of tuning.lora that the message names.",
+    ),
     "QuantizationUnavailable": _doc(
         "4-bit is not available where the trainer runs.", who=ADMIN, remedy="See the message."
     ),

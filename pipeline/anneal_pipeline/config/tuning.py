@@ -8,7 +8,11 @@ from anneal_pipeline.config.schema import CelRule, Schema
 from anneal_pipeline.config.values import ModuleName
 
 ALL_LINEAR = "all-linear"
-"""Every linear layer of the model but its output head."""
+"""Every linear layer of the decoder's layers: attention, MLP and experts; never the output head."""
+ALL_ATTENTION = "all-attention"
+"""The linear layers of attention alone."""
+ALL_MLP = "all-mlp"
+"""The linear layers of the feed-forward parts alone, experts included."""
 
 Rank = Annotated[int, Field(ge=1, le=1024)]
 
@@ -25,8 +29,9 @@ class LoraConfig(Schema):
     target_modules: tuple[ModuleName, ...] = Field(
         default=(ALL_LINEAR,), min_length=1, max_length=64
     )
-    """Modules that get an adapter: all-linear, or names or suffixes of the model's modules. A name
-    that matches nothing is an error."""
+    """What gets an adapter: all-linear (attention, MLP and experts; never the output head),
+    all-attention, all-mlp, or names or suffixes of the model's modules. A name that matches nothing
+    is an error. Stacked experts get one only without dropout and useDora."""
     rank_pattern: dict[ModuleName, Rank] = Field(default={}, max_length=64)
     """Rank by module name, where it differs from rank."""
     use_rslora: bool = False

@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
-
 import torch
 from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel, get_peft_model
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from anneal_pipeline.config.tuning import ALL_LINEAR, LoraConfig
-from anneal_pipeline.errors import TARGET_MODULES_NOT_FOUND, UserError
+from anneal_pipeline.config.tuning import LoraConfig
+from anneal_pipeline.model.targets import Targets
 
 
-def add_adapters(model: PreTrainedModel, config: LoraConfig, *, seed: int) -> PeftModel:
+def add_adapters(
+    model: PreTrainedModel, config: LoraConfig, *, targets: Targets, seed: int
+) -> PeftModel:
     """Freeze the base and put fp32 adapters on it; `seed` decides their first values."""
-    targets = choose_targets(model, config.target_modules)
-    check_ranks(targets, config.rank_pattern)
     peft_config = PeftLoraConfig(
         task_type="CAUSAL_LM",
         r=config.rank,
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
-        target_modules=targets,
+        target_modules=targets.modules,
+        target_parameters=targets.parameters or None,
+        fan_in_fan_out=_holds_weights_transposed(model, targets),
         rank_pattern=dict(config.rank_pattern),
         use_rslora=config.use_rslora,
         use_dora=config.use_dora,
@@ -36,60 +34,9 @@ def add_adapters(model: PreTrainedModel, config: LoraConfig, *, seed: int) -> Pe
     return get_peft_model(model, peft_config, autocast_adapter_dtype=True)
 
 
-def linear_names(model: PreTrainedModel) -> list[str]:
-    """Full names of the linear layers an adapter can sit on: all but the output head."""
-    head = model.get_output_embeddings()
-    return [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, (torch.nn.Linear, Conv1D)) and module is not head
-    ]
-
-
-def choose_targets(model: PreTrainedModel, patterns: Sequence[str]) -> list[str]:
-    """Resolve target patterns to full module names; one that matches nothing is an error."""
-    names = linear_names(model)
-    if ALL_LINEAR in patterns:
-        return names
-    chosen: list[str] = []
-    for pattern in patterns:
-        matches = [name for name in names if name == pattern or name.endswith(f".{pattern}")]
-        if not matches:
-            raise UserError(TARGET_MODULES_NOT_FOUND, _nothing_matches(pattern, names))
-        chosen.extend(matches)
-    return sorted(set(chosen), key=names.index)
-
-
-def check_ranks(targets: Sequence[str], rank_pattern: Mapping[str, int]) -> None:
-    """Refuse a rank for modules that get no adapter; PEFT would pass it over in silence."""
-    for pattern in rank_pattern:
-        # The same rule by which PEFT looks a module's rank up (peft.utils.get_pattern_key).
-        try:
-            rule = re.compile(rf"(.*\.)?({pattern})$")
-        except re.error as error:
-            raise UserError(
-                TARGET_MODULES_NOT_FOUND,
-                f"tuning.lora.rankPattern names {pattern}, which is no regular expression "
-                f"({error}); name a module or its last part",
-            ) from error
-        if not any(rule.match(name) for name in targets):
-            raise UserError(
-                TARGET_MODULES_NOT_FOUND,
-                f"tuning.lora.rankPattern names {pattern}, which matches no module that gets an "
-                f"adapter; these do: {_kinds(targets)}; name one of them",
-            )
-
-
-def _nothing_matches(pattern: str, names: Sequence[str]) -> str:
-    return (
-        f"tuning.lora.targetModules names {pattern}, which matches no linear layer of the model; "
-        f"it has {_kinds(names)}; name one of these or use all-linear"
-    )
-
-
-def _kinds(names: Sequence[str]) -> str:
-    kinds = Counter(name.rsplit(".", 1)[-1] for name in names)
-    return ", ".join(f"{kind} ({count})" for kind, count in sorted(kinds.items()))
+def _holds_weights_transposed(model: PreTrainedModel, targets: Targets) -> bool:
+    """True for GPT-2's Conv1D; in 4 bits it is an ordinary layer."""
+    return any(isinstance(model.get_submodule(name), Conv1D) for name in targets.modules)
 
 
 def trainable_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,13 @@ from transformers import (
 )
 
 from anneal_pipeline.config.pipeline import PipelineConfig
+from anneal_pipeline.config.tuning import LoraConfig
 from anneal_pipeline.device import compute_dtype
 from anneal_pipeline.errors import MODEL_UNSUPPORTED, QUANTIZATION_UNAVAILABLE, UserError
 from anneal_pipeline.model.adapters import add_adapters, count_parameters
+from anneal_pipeline.model.advice import advice, experts_left_out
 from anneal_pipeline.model.quantization import keep_trainable, quantization_settings
+from anneal_pipeline.model.targets import Targets, choose_targets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,13 +33,16 @@ class TunedModel:
     compute: torch.dtype
     num_trainable: int
     num_parameters: int
+    num_targets: int
+    warnings: tuple[str, ...] = ()
+    """What is unusual about it, for the user."""
 
     def summary(self) -> str:
         share = 100 * self.num_trainable / self.num_parameters
         kind = str(self.compute).removeprefix("torch.")
         return (
             f"Training {self.num_trainable:,} of {self.num_parameters:,} parameters "
-            f"({share:.2f} %) in {kind} on {self.device}"
+            f"({share:.2f} %) in {self.num_targets} adapters, computing in {kind} on {self.device}"
         )
 
 
@@ -66,7 +73,8 @@ def load_tuned_model(config: PipelineConfig, *, folder: Path, device: torch.devi
     base.config.use_cache = False
     if config.training.gradient_checkpointing:
         base.activation_checkpointing_enable({"use_reentrant": False})
-    tuned = add_adapters(base, config.tuning.lora, seed=config.training.seed)
+    targets = choose_targets(base, config.tuning.lora)
+    tuned = add_adapters(base, config.tuning.lora, targets=targets, seed=config.training.seed)
     trainable, total = count_parameters(tuned)
     return TunedModel(
         model=tuned,
@@ -74,6 +82,21 @@ def load_tuned_model(config: PipelineConfig, *, folder: Path, device: torch.devi
         compute=compute,
         num_trainable=trainable,
         num_parameters=total,
+        num_targets=len(targets.layers),
+        warnings=tuple(_warnings(config.tuning.lora, tuned, targets=targets)),
+    )
+
+
+def _warnings(config: LoraConfig, tuned: PeftModel, *, targets: Targets) -> Iterator[str]:
+    if targets.left_out:
+        yield experts_left_out(targets.left_out, config)
+    trainable, total = count_parameters(tuned)
+    frozen = (p for p in tuned.parameters() if not p.requires_grad)
+    yield from advice(
+        config,
+        num_trainable=trainable,
+        num_parameters=total,
+        base_bytes=sum(p.numel() * p.element_size() for p in frozen),
     )
 
 

@@ -66,10 +66,10 @@ FILES: dict[str, dict[str, str]] = {
         "tuning.lora.rank": "config.rank",
         "tuning.lora.alpha": "config.alpha",
         "tuning.lora.dropout": "config.dropout",
-        "tuning.lora.targetModules": "config.target_modules",
         "tuning.lora.rankPattern": "config.rank_pattern",
         "tuning.lora.useRslora": "config.use_rslora",
     },
+    f"{PIPELINE}/model/targets.py": {"tuning.lora.targetModules": "config.target_modules"},
     f"{PIPELINE}/model/quantization.py": {
         "tuning.quantization.type": "config.type",
         "tuning.quantization.doubleQuant": "config.double_quant",

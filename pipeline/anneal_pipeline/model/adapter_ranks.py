@@ -1,0 +1,56 @@
+"""Which rank each target's adapter has; without torch, for the memory plan."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from anneal_pipeline.config.tuning import LoraConfig
+from anneal_pipeline.errors import ADAPTER_IMPOSSIBLE, TARGET_MODULES_NOT_FOUND, UserError
+from anneal_pipeline.model.layers import Layer, kinds
+
+
+def rank_of(name: str, config: LoraConfig) -> int:
+    """The rank of the adapter on module `name`."""
+    for pattern, rank in config.rank_pattern.items():
+        if _rule(pattern).match(name):
+            return rank
+    return config.rank
+
+
+def check_ranks(layers: Sequence[Layer], config: LoraConfig) -> None:
+    """Refuse a rank for modules that get no adapter, and more rank than a weight itself has."""
+    _check_patterns([layer.name for layer in layers], config.rank_pattern)
+    for layer in layers:
+        rank = rank_of(layer.name, config)
+        if rank > layer.max_rank:
+            raise UserError(
+                ADAPTER_IMPOSSIBLE,
+                f"tuning.lora gives {layer.name} rank {rank}, more than a weight of "
+                f"{layer.out_features} x {layer.in_features} has; lower tuning.lora.rank to "
+                f"{layer.max_rank} or give this module its own in rankPattern",
+            )
+
+
+def _check_patterns(targets: Sequence[str], rank_pattern: Mapping[str, int]) -> None:
+    """PEFT would pass over a pattern that matches nothing in silence."""
+    for pattern in rank_pattern:
+        try:
+            rule = _rule(pattern)
+        except re.error as error:
+            raise UserError(
+                TARGET_MODULES_NOT_FOUND,
+                f"tuning.lora.rankPattern names {pattern}, which is no regular expression "
+                f"({error}); name a module or its last part",
+            ) from error
+        if not any(rule.match(name) for name in targets):
+            raise UserError(
+                TARGET_MODULES_NOT_FOUND,
+                f"tuning.lora.rankPattern names {pattern}, which matches no module that gets an "
+                f"adapter; these do: {kinds(targets)}; name one of them",
+            )
+
+
+def _rule(pattern: str) -> re.Pattern[str]:
+    """The rule by which PEFT looks a module's rank up (peft.utils.get_pattern_key)."""
+    return re.compile(rf"(.*\.)?({pattern})$")
