@@ -40,38 +40,15 @@ def _outside(values: tuple[str, ...], supported: tuple[str, ...]) -> tuple[str, 
     return tuple(value for value in values if value not in supported)
 
 
-SUPPORTED_FORMATS = ("auto", "jsonl")
-SUPPORTED_LAYOUTS = ("auto", "messages", "instruction")
 SUPPORTED_METRICS = ("responsePerplexity", "perplexity", "tokenAccuracy")
 
 _REMOVE = "remove the field"
 
 _JOB_CHECKS: tuple[_Check[FineTuneJobSpec], ...] = (
     _Check(
-        path="dataset.format",
-        refused=lambda s: _outside((s.dataset.format,), SUPPORTED_FORMATS),
-        allowed="use auto or jsonl",
-    ),
-    _Check(
-        path="dataset.layout",
-        refused=lambda s: _outside((s.dataset.layout,), SUPPORTED_LAYOUTS),
-        allowed="use auto, messages or instruction",
-    ),
-    _Check(path="dataset.columns", refused=lambda s: s.dataset.columns, allowed=_REMOVE),
-    _Check(
-        path="dataset.split.stratifyBy",
-        refused=lambda s: s.dataset.effective_split.stratify_by,
+        path="dataset.columns.conversationId",
+        refused=lambda s: s.dataset.columns and s.dataset.columns.conversation_id,
         allowed=_REMOVE,
-    ),
-    _Check(
-        path="dataset.split.groupBy",
-        refused=lambda s: s.dataset.effective_split.group_by,
-        allowed=_REMOVE,
-    ),
-    _Check(
-        path="dataset.filters.deduplicate",
-        refused=lambda s: _outside((s.dataset.filters.deduplicate,), ("exact", "off")),
-        allowed="use exact or off",
     ),
     _Check(
         path="tuning.fallback",

@@ -1,41 +1,84 @@
-"""A row as every later stage sees it: the turns of one conversation."""
+"""A row as every later stage sees it: the turns of one conversation, or a plain text."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import unicodedata
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-from anneal_pipeline.data.jsonl import Place
+from anneal_pipeline.data.rows import Place
 
 SYSTEM = "system"
 USER = "user"
 ASSISTANT = "assistant"
-ROLES = (SYSTEM, USER, ASSISTANT)
+TOOL = "tool"
+ROLES = (SYSTEM, USER, ASSISTANT, TOOL)
+
+KEY_BYTES = 16
 
 
 @dataclass(frozen=True)
 class Turn:
     role: str
     content: str
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """What chat templates take beside role and content: tool_calls, name, tool_call_id."""
+
+    @property
+    def tool_calls(self) -> list[dict[str, Any]]:
+        calls: list[dict[str, Any]] = self.extra.get("tool_calls", [])
+        return calls
+
+    def message(self) -> dict[str, Any]:
+        return {"role": self.role, "content": self.content, **self.extra}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Conversation:
-    """Turns up to and with the last assistant turn."""
+    """Turns up to and with the last assistant turn, or, without turns, a text to go on with."""
 
     place: Place
-    turns: tuple[Turn, ...]
+    turns: tuple[Turn, ...] = ()
+    text: str | None = None
+    tools: tuple[Mapping[str, Any], ...] = ()
+    """Definitions of the functions the assistant may call."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Values of the columns that `dataset.split` names, by column."""
 
-    def messages(self) -> list[dict[str, str]]:
+    def messages(self) -> list[dict[str, Any]]:
         """In the form chat templates take."""
-        return [{"role": turn.role, "content": turn.content} for turn in self.turns]
+        return [turn.message() for turn in self.turns]
 
-    def content_key(self) -> str:
-        """SHA-256 of the normalised content: Unicode form and white space do not count."""
-        content = [[turn.role, _normalise(turn.content)] for turn in self.turns]
-        return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
+    def content(self) -> dict[str, Any]:
+        """What the row holds, as JSON."""
+        if self.text is not None:
+            return {"text": self.text}
+        messages: dict[str, Any] = {"messages": self.messages()}
+        return messages | ({"tools": list(self.tools)} if self.tools else {})
+
+    def words(self) -> list[str]:
+        """The words that tell rows apart: those of users and answers, not of the system message."""
+        parts = [self.text] if self.text is not None else []
+        for turn in self.turns:
+            if turn.role != SYSTEM:
+                parts += [turn.content, *(json.dumps(call) for call in turn.tool_calls)]
+        return _normalise(" ".join(parts)).lower().split()
+
+    def content_key(self) -> bytes:
+        """Digest of the normalised content: Unicode form and white space do not count."""
+        content: Any = [
+            [turn.role, _normalise(turn.content), *([dict(turn.extra)] if turn.extra else [])]
+            for turn in self.turns
+        ]
+        if self.text is not None:
+            content = _normalise(self.text)
+        if self.tools:
+            content = [content, list(self.tools)]
+        text = json.dumps(content, ensure_ascii=False, sort_keys=True)
+        return hashlib.sha256(text.encode()).digest()[:KEY_BYTES]
 
 
 def _normalise(text: str) -> str:

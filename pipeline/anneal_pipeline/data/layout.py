@@ -1,8 +1,4 @@
-"""What a row looks like: recognised from its fields, or said by `dataset.layout`.
-
-Two layouts are read: `messages` (a list of {role, content}) and `instruction` (Alpaca: instruction,
-input, and the answer in output or response).
-"""
+"""What a row looks like: recognised from its fields, or said by `dataset.layout`."""
 
 from __future__ import annotations
 
@@ -12,24 +8,46 @@ from dataclasses import dataclass
 from typing import Any
 
 from anneal_pipeline.config.dataset import DatasetColumns, DatasetConfig
-from anneal_pipeline.data.conversation import ASSISTANT, ROLES, SYSTEM, USER, Conversation, Turn
-from anneal_pipeline.data.jsonl import BadRow, SourceRow, preview_of
+from anneal_pipeline.data.rows import SourceRow
 from anneal_pipeline.errors import DATASET_LAYOUT_UNKNOWN, UserError
 
 MESSAGES = "messages"
+PROMPT_COMPLETION = "prompt-completion"
 INSTRUCTION = "instruction"
-
-MISSING_FIELD = "missing-field"
-NOT_TEXT = "not-text"
-UNKNOWN_ROLE = "unknown-role"
-NO_ASSISTANT = "no-assistant-message"
-EMPTY_RESPONSE = "empty-response"
-EMPTY_PROMPT = "empty-prompt"
+SHAREGPT = "sharegpt"
+TEXT = "text"
+TOOLS = "tools"
 
 NUM_ROWS_LOOKED_AT = 100
 """How many of the first rows decide the layout."""
 
-_RESPONSE_NAMES = ("output", "response")
+_NAMES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    TOOLS: {"messages": ("messages", "conversations"), "tools": ("tools", "functions")},
+    MESSAGES: {"messages": ("messages", "conversation", "conversations")},
+    SHAREGPT: {"messages": ("conversations", "conversation", "messages")},
+    INSTRUCTION: {
+        "instruction": ("instruction", "question"),
+        "response": ("output", "response", "answer"),
+    },
+    PROMPT_COMPLETION: {
+        "prompt": ("prompt", "question", "input"),
+        "completion": ("completion", "response", "answer", "output"),
+    },
+    TEXT: {"text": ("text", "content")},
+}
+"""Required fields of each layout with the names they go by, the surest layout first."""
+_OPTIONAL: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    TOOLS: {"system": ("system", "system_prompt")},
+    MESSAGES: {"system": ("system", "system_prompt"), "tools": ("tools",)},
+    SHAREGPT: {"system": ("system", "system_prompt"), "tools": ("tools",)},
+    INSTRUCTION: {"input": ("input", "context"), "system": ("system", "system_prompt")},
+    PROMPT_COMPLETION: {"system": ("system", "system_prompt")},
+    TEXT: {},
+}
+_EXPECTED = (
+    "messages (a list of role and content), conversations (a list of from and value), instruction "
+    "with output or response, prompt with completion, or text"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,30 +55,22 @@ class Layout:
     """A layout and the field names it reads."""
 
     kind: str
-    messages: str = "messages"
-    instruction: str = "instruction"
-    input: str = "input"
-    response: str = "output"
-    system: str = "system"
+    names: tuple[tuple[str, str], ...]
+    """(meaning, field of the file), required ones first."""
 
     def fields(self) -> dict[str, str]:
         """The names in force, by what they mean."""
-        names = {MESSAGES: ("messages", "system")}.get(
-            self.kind, ("instruction", "input", "response", "system")
-        )
-        return {name: str(getattr(self, name)) for name in names}
+        return dict(self.names)
 
-
-class _RowError(Exception):
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
-        self.detail = detail
+    def value(self, fields: Mapping[str, Any], meaning: str) -> Any:
+        """The row's value; None where the layout or the row has none."""
+        name = self.fields().get(meaning)
+        return fields.get(name) if name is not None else None
 
 
 def choose_layout(config: DatasetConfig, rows: Sequence[SourceRow]) -> Layout:
     """Take the layout the config names, or the one that most of the first rows have."""
-    columns = config.columns or DatasetColumns()
+    columns = named_columns(config.columns or DatasetColumns())
     votes: Counter[Layout] = Counter()
     for row in rows:
         layout = _layout_of(row.fields, columns=columns, wanted=config.layout)
@@ -68,26 +78,93 @@ def choose_layout(config: DatasetConfig, rows: Sequence[SourceRow]) -> Layout:
             votes[layout] += 1
     if not votes:
         raise UserError(DATASET_LAYOUT_UNKNOWN, _unknown_message(config, rows))
-    return votes.most_common(1)[0][0]
+    chosen = votes.most_common(1)[0][0]
+    if chosen.kind == MESSAGES:
+        # Rows without tools stand beside rows with them; both are read with their tools.
+        chosen = next((layout for layout in votes if layout.kind == TOOLS), chosen)
+    _require_named_columns(columns, chosen, rows)
+    return chosen
 
 
-def _layout_of(fields: Mapping[str, Any], *, columns: DatasetColumns, wanted: str) -> Layout | None:
-    system = columns.system or "system"
-    messages = columns.messages or "messages"
-    if wanted in ("auto", MESSAGES) and isinstance(fields.get(messages), list):
-        return Layout(kind=MESSAGES, messages=messages, system=system)
-    instruction = columns.instruction or "instruction"
-    names = (columns.response,) if columns.response else _RESPONSE_NAMES
-    response = next((name for name in names if name in fields), None)
-    if wanted in ("auto", INSTRUCTION) and instruction in fields and response is not None:
-        return Layout(
-            kind=INSTRUCTION,
-            instruction=instruction,
-            input=columns.input or "input",
-            response=response,
-            system=system,
-        )
+def named_columns(columns: DatasetColumns) -> dict[str, str]:
+    """The fields that the job names, by what they mean."""
+    named = {
+        "messages": columns.messages,
+        "prompt": columns.prompt,
+        "completion": columns.completion,
+        "instruction": columns.instruction,
+        "input": columns.input,
+        "response": columns.response,
+        "system": columns.system,
+        "text": columns.text,
+        "tools": columns.tools,
+    }
+    return {meaning: name for meaning, name in named.items() if name is not None}
+
+
+def _layout_of(
+    fields: Mapping[str, Any], *, columns: Mapping[str, str], wanted: str
+) -> Layout | None:
+    for kind, required in _NAMES.items():
+        if wanted not in ("auto", kind):
+            continue
+        names = {}
+        for meaning, usual in required.items():
+            own = columns.get(meaning)
+            name = next((n for n in ((own,) if own else usual) if n in fields), None)
+            if name is not None:
+                names[meaning] = name
+        if len(names) < len(required) or not _fits(kind, fields, names, is_wanted=wanted == kind):
+            continue
+        for meaning, usual in _OPTIONAL[kind].items():
+            # Optional fields may be absent here and come with a later row.
+            present = next((n for n in usual if n in fields), usual[0])
+            names[meaning] = columns.get(meaning, present)
+        return Layout(kind=kind, names=tuple(names.items()))
     return None
+
+
+def _require_named_columns(
+    columns: Mapping[str, str], layout: Layout, rows: Sequence[SourceRow]
+) -> None:
+    """Refuse names in `dataset.columns` that would have no effect."""
+    for meaning, name in columns.items():
+        if meaning not in layout.fields():
+            raise UserError(
+                DATASET_LAYOUT_UNKNOWN,
+                f"dataset.columns.{meaning} has no effect on rows of the layout {layout.kind}, "
+                f"which has {', '.join(layout.fields())}; remove it, or set dataset.layout",
+            )
+        if not any(name in row.fields for row in rows):
+            raise UserError(
+                DATASET_LAYOUT_UNKNOWN,
+                f"dataset.columns.{meaning} names {name}, which none of the first {len(rows)} rows "
+                f"of {rows[0].place.file} has (they have {', '.join(sorted(rows[0].fields))}); "
+                "correct the name",
+            )
+
+
+def _fits(
+    kind: str, fields: Mapping[str, Any], names: Mapping[str, str], *, is_wanted: bool
+) -> bool:
+    """Whether the values are what the layout says; a layout that the user named is believed."""
+    if is_wanted:
+        return True
+    if kind in (MESSAGES, SHAREGPT, TOOLS):
+        keys = _keys_of(fields[names["messages"]])
+        return "from" in keys if kind == SHAREGPT else "role" in keys
+    if kind == TEXT:
+        return isinstance(fields[names["text"]], str)
+    return True
+
+
+def _keys_of(turns: object) -> set[str]:
+    """The keys of the first turn; of a list that is written as JSON, those it seems to have."""
+    if isinstance(turns, str):
+        return {key for key in ("role", "from") if turns.startswith("[") and f'"{key}"' in turns}
+    if isinstance(turns, list) and turns and isinstance(turns[0], dict):
+        return set(turns[0])
+    return set()
 
 
 def _unknown_message(config: DatasetConfig, rows: Sequence[SourceRow]) -> str:
@@ -95,86 +172,6 @@ def _unknown_message(config: DatasetConfig, rows: Sequence[SourceRow]) -> str:
     found = ", ".join(sorted(first.fields)) or "no fields"
     wanted = "" if config.layout == "auto" else f" (dataset.layout is {config.layout})"
     return (
-        f"Row {first.place.line} of {first.place.file} has the fields {found}; expected messages "
-        f"(a list of role and content) or instruction with output or response{wanted}; name the "
-        "fields in dataset.columns or convert the file"
+        f"Row {first.place.line} of {first.place.file} has the fields {found}; expected "
+        f"{_EXPECTED}{wanted}; name the fields in dataset.columns or convert the file"
     )
-
-
-def to_conversation(row: SourceRow, layout: Layout) -> Conversation | BadRow:
-    """Read a row's turns; what is wrong with it becomes a BadRow."""
-    try:
-        if layout.kind == MESSAGES:
-            turns = _messages_turns(row.fields, layout)
-        else:
-            turns = _instruction_turns(row.fields, layout)
-        return Conversation(place=row.place, turns=_up_to_last_answer(turns))
-    except _RowError as error:
-        return BadRow(
-            place=row.place,
-            reason=error.reason,
-            detail=error.detail,
-            preview=preview_of(row.fields),
-        )
-
-
-def _messages_turns(fields: Mapping[str, Any], layout: Layout) -> list[Turn]:
-    messages = fields.get(layout.messages)
-    if not isinstance(messages, list):
-        raise _RowError(MISSING_FIELD, f"has no list in the field {layout.messages}")
-    turns = [_turn(message, number=number) for number, message in enumerate(messages, start=1)]
-    system = fields.get(layout.system)
-    if isinstance(system, str) and system.strip() and not (turns and turns[0].role == SYSTEM):
-        turns.insert(0, Turn(SYSTEM, system))
-    return turns
-
-
-def _turn(message: object, *, number: int) -> Turn:
-    if not isinstance(message, dict) or "role" not in message:
-        raise _RowError(MISSING_FIELD, f"has no role in message {number}")
-    role = message["role"]
-    if role not in ROLES:
-        raise _RowError(
-            UNKNOWN_ROLE, f"has the role {role!r} in message {number}, expected {', '.join(ROLES)}"
-        )
-    return Turn(role, _text(message.get("content"), where=f"the content of message {number}"))
-
-
-def _text(value: object, *, where: str) -> str:
-    """Take a string, or a list of {type: text} parts as some exports have it."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list) and all(
-        isinstance(p, dict) and p.get("type") == "text" for p in value
-    ):
-        return "".join(str(part.get("text", "")) for part in value)
-    raise _RowError(NOT_TEXT, f"has no text in {where} (got {type(value).__name__})")
-
-
-def _instruction_turns(fields: Mapping[str, Any], layout: Layout) -> list[Turn]:
-    for name in (layout.instruction, layout.response):
-        if name not in fields:
-            raise _RowError(MISSING_FIELD, f"has no field {name}")
-    instruction = _text(fields[layout.instruction], where=f"the field {layout.instruction}")
-    context = fields.get(layout.input)
-    if context is not None:
-        context = _text(context, where=f"the field {layout.input}").strip()
-    prompt = f"{instruction}\n\n{context}" if context else instruction
-    answer = _text(fields[layout.response], where=f"the field {layout.response}")
-    turns = [Turn(USER, prompt), Turn(ASSISTANT, answer)]
-    system = fields.get(layout.system)
-    if isinstance(system, str) and system.strip():
-        turns.insert(0, Turn(SYSTEM, system))
-    return turns
-
-
-def _up_to_last_answer(turns: Sequence[Turn]) -> tuple[Turn, ...]:
-    answers = [index for index, turn in enumerate(turns) if turn.role == ASSISTANT]
-    if not answers:
-        raise _RowError(NO_ASSISTANT, "has no assistant message")
-    kept = tuple(turns[: answers[-1] + 1])
-    if any(turn.role == ASSISTANT and not turn.content.strip() for turn in kept):
-        raise _RowError(EMPTY_RESPONSE, "has an assistant message without text")
-    if not any(turn.role == USER and turn.content.strip() for turn in kept):
-        raise _RowError(EMPTY_PROMPT, "has no user message with text")
-    return kept

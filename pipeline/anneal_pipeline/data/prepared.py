@@ -10,7 +10,10 @@ import json
 from array import array
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self, TextIO
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -19,6 +22,8 @@ from anneal_pipeline.data.tokens import TokenRow
 
 ROWS_NAME = "rows.jsonl"
 TOKENS_NAME = "tokens.safetensors"
+_SPILLED = {"ids": np.int32, "is_response": np.uint8}
+_SPILL_SUFFIX = ".partial"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,36 +49,64 @@ class PreparedSplit:
 
 @dataclass
 class SplitBuilder:
-    """Collects rows in the order they come."""
+    """Writes rows in the order they come; in memory it keeps eight bytes for each."""
 
-    ids: array[int] = field(default_factory=lambda: array("i"))
-    is_response: array[int] = field(default_factory=lambda: array("B"))
+    folder: Path
     offsets: array[int] = field(default_factory=lambda: array("q", [0]))
-    conversations: list[Conversation] = field(default_factory=list)
+    _rows: TextIO = field(init=False)
+    _spills: dict[str, BinaryIO] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(parents=True)
+        self._rows = (self.folder / ROWS_NAME).open("w", encoding="utf-8")
+        self._spills = {name: self._spill(name).open("wb") for name in _SPILLED}
 
     def __len__(self) -> int:
-        return len(self.conversations)
+        return len(self.offsets) - 1
+
+    def _spill(self, name: str) -> Path:
+        return self.folder / f"{name}{_SPILL_SUFFIX}"
 
     def add(self, conversation: Conversation, tokens: TokenRow) -> None:
-        self.conversations.append(conversation)
-        self.ids.extend(tokens.ids)
-        self.is_response.extend(tokens.is_response)
-        self.offsets.append(len(self.ids))
+        place = conversation.place
+        row = {"file": place.file, "line": place.line, **conversation.content()}
+        self._rows.write(json.dumps(row, ensure_ascii=False) + "\n")
+        for name, values in (("ids", tokens.ids), ("is_response", tokens.is_response)):
+            self._spills[name].write(np.asarray(values, dtype=_SPILLED[name]).tobytes())
+        self.offsets.append(self.offsets[-1] + len(tokens.ids))
 
-    def write(self, folder: Path) -> PreparedSplit:
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / ROWS_NAME).open("w", encoding="utf-8") as file:
-            for conversation in self.conversations:
-                place = conversation.place
-                row = {"file": place.file, "line": place.line, "messages": conversation.messages()}
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        tensors = {
-            "ids": torch.tensor(self.ids, dtype=torch.int32),
-            "is_response": torch.tensor(self.is_response, dtype=torch.uint8),
-            "offsets": torch.tensor(self.offsets, dtype=torch.int64),
-        }
-        save_file(tensors, folder / TOKENS_NAME)
-        return PreparedSplit(**tensors)
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._rows.close()
+        for file in self._spills.values():
+            file.close()
+
+    def finish(self) -> PreparedSplit:
+        self.close()
+        tensors = {name: self._spilled(name) for name in _SPILLED}
+        tensors["offsets"] = torch.tensor(self.offsets, dtype=torch.int64)
+        save_file(tensors, self.folder / TOKENS_NAME)
+        for name in _SPILLED:
+            self._spill(name).unlink()
+        return read_split(self.folder)
+
+    def _spilled(self, name: str) -> torch.Tensor:
+        """The values as a tensor over the file; they are never all in memory."""
+        dtype = _SPILLED[name]
+        if not len(self):
+            return torch.from_numpy(np.empty(0, dtype=dtype))
+        # Opened for writing, which nobody does, because torch knows no read-only tensors.
+        return torch.from_numpy(np.memmap(self._spill(name), dtype=dtype, mode="r+"))
 
 
 def read_split(folder: Path) -> PreparedSplit:
@@ -81,6 +114,13 @@ def read_split(folder: Path) -> PreparedSplit:
 
 
 def read_messages(folder: Path, *, limit: int) -> list[list[dict[str, str]]]:
-    """The messages of the first rows of a split."""
+    """The messages of the first rows of a split; rows of plain text have none."""
+    found: list[list[dict[str, str]]] = []
     with (folder / ROWS_NAME).open(encoding="utf-8") as file:
-        return [json.loads(line)["messages"] for line, _ in zip(file, range(limit), strict=False)]
+        for line in file:
+            if len(found) == limit:
+                break
+            messages = json.loads(line).get("messages")
+            if messages is not None:
+                found.append(messages)
+    return found

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TextIO
 
-from anneal_pipeline.data.jsonl import BadRow
+from anneal_pipeline.data.rows import BadRow
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,9 @@ class DataReport:
     """Of everything this preparation follows from; equal means it need not run again."""
     source_digest: str
     """SHA-256 over the content of the files read."""
-    digest: str
+    digest: str = ""
     """SHA-256 over the prepared rows: what the model is trained on."""
+    formats: tuple[str, ...]
     layout: str
     layout_fields: Mapping[str, str]
     template_origin: str
@@ -38,9 +39,13 @@ class DataReport:
     dropped: Mapping[str, int]
     """Rows left out, by reason; each of them is in quarantine.jsonl."""
     num_truncated: int
+    num_near_duplicates: int
+    """Rows that differ from another in a few words; they are on one side of the split."""
+    num_near_leaks: int
+    """Those that a split given by the user has on two sides."""
     stop_token_ids: tuple[int, ...]
-    splits: Mapping[str, SplitReport]
-    warnings: tuple[str, ...]
+    splits: Mapping[str, SplitReport] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     def write(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
@@ -52,8 +57,10 @@ def read_report(path: Path) -> DataReport | None:
         fields: dict[str, Any] = json.loads(path.read_text())
         splits = {name: SplitReport(**split) for name, split in fields.pop("splits").items()}
         stops = tuple(fields.pop("stop_token_ids"))
-        warnings = tuple(fields.pop("warnings"))
-        return DataReport(splits=splits, stop_token_ids=stops, warnings=warnings, **fields)
+        warnings, formats = tuple(fields.pop("warnings")), tuple(fields.pop("formats"))
+        return DataReport(
+            splits=splits, stop_token_ids=stops, warnings=warnings, formats=formats, **fields
+        )
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
 

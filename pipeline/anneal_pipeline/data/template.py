@@ -9,13 +9,15 @@ not hold is refused, because its training text would differ from what is served.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from anneal_pipeline.data.conversation import ASSISTANT, Conversation
-from anneal_pipeline.data.jsonl import Place
+from anneal_pipeline.data.conversation import ASSISTANT, Conversation, Turn
+from anneal_pipeline.data.rows import Place
 from anneal_pipeline.errors import TEMPLATE_UNSUPPORTED, PipelineError, UserError
 
 PLAIN_TEMPLATE = (
@@ -82,38 +84,74 @@ def _wants_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def render_prompt(
-    tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], *, for_answer: bool = True
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    for_answer: bool = True,
+    tools: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """The text of these turns, ready for an answer or as it stands."""
     try:
         text = tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=for_answer
+            messages, tools=list(tools) or None, tokenize=False, add_generation_prompt=for_answer
         )
-    except (TemplateError, TypeError, ValueError) as error:
+    except (TemplateError, TypeError, ValueError, KeyError) as error:
         raise TemplateRefusedRowError(f"is refused by the chat template ({error})") from error
     return str(text)
 
 
 def render(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> Rendered:
     """Render a whole conversation and find its assistant turns."""
-    messages = conversation.messages()
-    text = render_prompt(tokenizer, messages, for_answer=False)
+    messages, tools = conversation.messages(), conversation.tools
+    _require_place_for_tools(tokenizer, conversation)
+    text = render_prompt(tokenizer, messages, tools=tools, for_answer=False)
     spans = []
     for index, turn in enumerate(conversation.turns):
         if turn.role != ASSISTANT:
             continue
-        before = render_prompt(tokenizer, messages[:index])
-        after = render_prompt(tokenizer, messages[: index + 1], for_answer=False)
+        before = render_prompt(tokenizer, messages[:index], tools=tools)
+        after = render_prompt(tokenizer, messages[: index + 1], tools=tools, for_answer=False)
+        after = _without_closing(after, text, tokenizer=tokenizer)
         _require_prefix(
             before, text, what="the generation prompt", turn=index, place=conversation.place
         )
         _require_prefix(after, text, what="the turns", turn=index, place=conversation.place)
-        if turn.content.strip() not in text[len(before) : len(after)]:
-            raise TemplateRefusedRowError(
-                f"loses text of its message {index + 1} in the chat template"
-            )
+        _require_kept(turn, text[len(before) : len(after)], number=index + 1)
         spans.append(Span(len(before), len(after)))
     return Rendered(text=text, spans=tuple(spans))
+
+
+def _without_closing(part: str, whole: str, *, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Take off the EOS that some templates (Phi-3) write behind the last turn only."""
+    closing = tokenizer.eos_token
+    if closing and not whole.startswith(part) and part.endswith(closing):
+        return part.removesuffix(closing)
+    return part
+
+
+def _require_kept(turn: Turn, text: str, *, number: int) -> None:
+    """Refuse rows whose answer or tool call does not come out of the template."""
+    if turn.content.strip() not in text:
+        raise TemplateRefusedRowError(f"loses text of its message {number} in the chat template")
+    for call in turn.tool_calls:
+        if call["function"]["name"] not in text:
+            raise TemplateRefusedRowError(
+                f"loses the call of {call['function']['name']} in message {number}: the chat "
+                "template writes no tool calls"
+            )
+
+
+def _require_place_for_tools(
+    tokenizer: PreTrainedTokenizerBase, conversation: Conversation
+) -> None:
+    if conversation.tools and "tools" not in str(tokenizer.chat_template):
+        place = conversation.place
+        raise UserError(
+            TEMPLATE_UNSUPPORTED,
+            f"The chat template has no place for tools, but row {place.line} of {place.file} "
+            "defines some; the model would learn calls of functions it is never told of. Use a "
+            "model whose template takes tools, or rows without them",
+        )
 
 
 def _require_prefix(part: str, whole: str, *, what: str, turn: int, place: Place) -> None:

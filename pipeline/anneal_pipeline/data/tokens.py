@@ -58,6 +58,8 @@ class Tokenisation:
         """The tokens that did end answers: generation has to stop at these."""
 
     def row(self, conversation: Conversation) -> TokenRow:
+        if conversation.text is not None:
+            return self._text_row(conversation.text)
         rendered = render(self._tokenizer, conversation)
         encoding = self._tokenizer(
             rendered.text, add_special_tokens=False, return_offsets_mapping=True
@@ -73,6 +75,15 @@ class Tokenisation:
                     mask[position] = 1
             self.seen_stops.add(ids[last])
         return TokenRow(ids=ids, is_response=mask)
+
+    def _text_row(self, text: str) -> TokenRow:
+        """Plain text: all of it is trained, with the BOS the tokenizer adds and an EOS."""
+        ids: list[int] = self._tokenizer(text)["input_ids"]
+        eos = self._tokenizer.eos_token_id
+        if eos is not None and ids[-1:] != [eos]:
+            ids.append(eos)
+        self.seen_stops.update(ids[-1:])
+        return TokenRow(ids=ids, is_response=[1] * len(ids))
 
     def _stop_position(
         self, ids: Sequence[int], inside: range, *, conversation: Conversation

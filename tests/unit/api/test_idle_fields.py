@@ -47,21 +47,37 @@ FILES: dict[str, dict[str, str]] = {
     },
     # Rows of neither of the other sides are trained on; the sum is what makes `train` count.
     f"{PIPELINE}/config/dataset.py": {"dataset.split.train": "self.train"},
-    f"{PIPELINE}/data/layout.py": {"dataset.layout": "config.layout"},
+    f"{PIPELINE}/data/source.py": {"dataset.format": "config.format"},
+    f"{PIPELINE}/data/layout.py": {
+        "dataset.layout": "config.layout",
+        "dataset.columns.messages": "columns.messages",
+        "dataset.columns.prompt": "columns.prompt",
+        "dataset.columns.completion": "columns.completion",
+        "dataset.columns.instruction": "columns.instruction",
+        "dataset.columns.input": "columns.input",
+        "dataset.columns.response": "columns.response",
+        "dataset.columns.system": "columns.system",
+        "dataset.columns.text": "columns.text",
+        "dataset.columns.tools": "columns.tools",
+    },
     f"{PIPELINE}/data/split.py": {
         "dataset.split.validation": "config.validation",
         "dataset.split.test": "config.test",
-        "dataset.split.seed": "config.seed",
     },
-    f"{PIPELINE}/data/prepare.py": {
+    f"{PIPELINE}/data/survey.py": {
+        "dataset.split.seed": "split.seed",
+        "dataset.split.stratifyBy": "split.stratify_by",
+        "dataset.split.groupBy": "split.group_by",
+        "dataset.filters.deduplicate": "filters.deduplicate",
+    },
+    f"{PIPELINE}/data/lengths.py": {
         "dataset.filters.minTokens": "filters.min_tokens",
         "dataset.filters.maxTokens": "filters.max_tokens",
         "dataset.filters.overlength": "filters.overlength",
-        "dataset.filters.deduplicate": "filters.deduplicate",
         "dataset.filters.minResponseTokens": "filters.min_response_tokens",
-        "dataset.filters.maxDropShare": "filters.max_drop_share",
-        "training.sequenceLength": "training.sequence_length",
     },
+    f"{PIPELINE}/data/outcome.py": {"dataset.filters.maxDropShare": "filters.max_drop_share"},
+    f"{PIPELINE}/data/prepare.py": {"training.sequenceLength": "training.sequence_length"},
     f"{PIPELINE}/model/adapters.py": {
         "tuning.lora.rank": "config.rank",
         "tuning.lora.alpha": "config.alpha",
@@ -136,7 +152,7 @@ FILES: dict[str, dict[str, str]] = {
 }
 CONSUMERS = {path: (file, read) for file, reads in FILES.items() for path, read in reads.items()}
 
-SYNONYMS = {"dataset.format": {"auto", "jsonl"}, "compute.engine": {"Auto", "Job"}}
+SYNONYMS = {"compute.engine": {"Auto", "Job"}}
 """Accepted values that ask for the one thing this release does; every other one is refused."""
 
 SMALLEST: dict[str, Any] = {"model": {"uri": "s3://m/x"}, "dataset": {"uri": "s3://d/x"}}
@@ -220,7 +236,7 @@ def test_every_field_of_a_job_is_read_or_refused(path: str) -> None:
         assert hit, f"spec.{path}: {value} is neither read (see CONSUMERS) nor refused"
 
 
-CHOICES = {"dataset.layout", "training.schedule", "evaluation.metrics"}
+CHOICES = {"dataset.format", "dataset.layout", "training.schedule", "evaluation.metrics"}
 
 
 @cache

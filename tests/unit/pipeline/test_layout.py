@@ -8,8 +8,9 @@ import pytest
 
 from anneal_pipeline.config.dataset import DatasetConfig
 from anneal_pipeline.data.conversation import Conversation
-from anneal_pipeline.data.jsonl import BadRow, Place, SourceRow
-from anneal_pipeline.data.layout import choose_layout, to_conversation
+from anneal_pipeline.data.layout import choose_layout
+from anneal_pipeline.data.rows import BadRow, Place, SourceRow
+from anneal_pipeline.data.turns import to_conversation
 from anneal_pipeline.errors import UserError
 
 PLACE = Place(file="support.jsonl", line=17)
@@ -84,7 +85,7 @@ GOOD = {"messages": [USER, ASSISTANT]}
         pytest.param([USER], "no-assistant-message", id="no answer"),
         pytest.param([USER, {"role": "assistant", "content": " "}], "empty-response", id="blank"),
         pytest.param([ASSISTANT], "empty-prompt", id="no question"),
-        pytest.param([{"role": "bot", "content": "x"}], "unknown-role", id="unknown role"),
+        pytest.param([{"role": "narrator", "content": "x"}], "unknown-role", id="unknown role"),
         pytest.param([{"content": "x"}], "missing-field", id="no role"),
         pytest.param([USER, {"role": "assistant", "content": 3}], "not-text", id="a number"),
         pytest.param("text", "missing-field", id="no list"),

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from anneal_pipeline.data.conversation import Conversation, Turn
-from anneal_pipeline.data.jsonl import Place
+from anneal_pipeline.data.rows import Place
 from anneal_pipeline.data.template import (
     PLAIN_TEMPLATE,
     TemplateRefusedRowError,

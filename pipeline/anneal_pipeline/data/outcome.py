@@ -1,0 +1,108 @@
+"""How preparing ends: with a report, or with the one sentence that says why not."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from anneal_pipeline.checkpoint.manifest import sha256_of
+from anneal_pipeline.data.files import SPLITS, TEST, TRAIN, VALIDATION, no_rows
+from anneal_pipeline.data.lengths import TOO_LONG
+from anneal_pipeline.data.prepared import TOKENS_NAME, SplitBuilder
+from anneal_pipeline.data.quarantine import Quarantine
+from anneal_pipeline.data.report import REPORT_NAME, DataReport, describe_split
+from anneal_pipeline.data.source import Source
+from anneal_pipeline.data.survey import DUPLICATE, NEAR_DUPLICATE
+from anneal_pipeline.errors import DATASET_ROWS_INVALID, NO_TRAINABLE_ROWS, UserError
+from anneal_pipeline.observer import EVENT_DATA_READY, EVENT_WARNING, STAGE_DATA, Observer
+
+FEW_ROWS = 500
+"""Fewer training rows than this get a warning."""
+
+_ADVICE = {
+    TOO_LONG: "raise training.sequenceLength or set dataset.filters.overlength",
+    DUPLICATE: "remove the repetitions or set dataset.filters.deduplicate to off",
+    NEAR_DUPLICATE: "remove the repetitions or set dataset.filters.deduplicate to exact",
+}
+
+
+def require_enough(
+    source: Source, *, num_read: int, quarantine: Quarantine, num_train: int
+) -> None:
+    """Fail with one sentence when the data as a whole cannot be trained on."""
+    if num_read == 0:
+        raise no_rows(source.address())
+    dropped = quarantine.total
+    limit = source.config.filters.max_drop_share
+    if dropped and dropped > limit * num_read:
+        raise UserError(
+            DATASET_ROWS_INVALID, _drop_message(quarantine, num_read=num_read, limit=limit)
+        )
+    if num_train == 0:
+        names = ", ".join(path.name for path in source.files.train)
+        raise UserError(
+            NO_TRAINABLE_ROWS,
+            f"None of the {num_read} rows of {names} is left to train on "
+            f"({dropped} dropped); lower dataset.split.validation or give more rows",
+        )
+
+
+def _drop_message(quarantine: Quarantine, *, num_read: int, limit: float) -> str:
+    cause = quarantine.main_cause()
+    count = quarantine.counts[cause.reason]
+    advice = _ADVICE.get(cause.reason, "set dataset.columns or fix the file")
+    return (
+        f"Row {cause.place.line} of {cause.place.file} {cause.detail}; {count} of "
+        f"{num_read} rows are like it, and {quarantine.total} are dropped in all, "
+        f"more than the share of {limit:g} that dataset.filters.maxDropShare allows; {advice}"
+    )
+
+
+def finish(
+    report: DataReport, *, builders: dict[str, SplitBuilder], folder: Path, observer: Observer
+) -> DataReport:
+    """Close the splits, complete the report by what they hold, and tell of it."""
+    splits = {name: builder.finish() for name, builder in builders.items()}
+    report = replace(
+        report,
+        digest=_digest(folder),
+        splits={name: describe_split(split) for name, split in splits.items()},
+    )
+    report = replace(report, warnings=tuple(_warnings(report)))
+    for warning in report.warnings:
+        observer.on_event(EVENT_WARNING, warning, {"stage": STAGE_DATA})
+    report.write(folder / REPORT_NAME)
+    observer.on_event(EVENT_DATA_READY, _summary(report), {"digest": report.digest})
+    observer.on_output(folder)
+    return report
+
+
+def _digest(folder: Path) -> str:
+    hashes = [sha256_of(folder / name / TOKENS_NAME) for name in SPLITS]
+    return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+
+
+def _warnings(report: DataReport) -> Iterator[str]:
+    num_train = report.splits[TRAIN].num_rows
+    if num_train < FEW_ROWS:
+        yield (
+            f"Only {num_train} rows to train on; below {FEW_ROWS} the model tends to learn the "
+            "rows by heart: add rows or train fewer epochs"
+        )
+    if not report.splits[VALIDATION].num_rows and not report.splits[TEST].num_rows:
+        yield "No held-out rows: tuned and base cannot be compared; set dataset.split.validation"
+    if report.num_near_leaks:
+        yield (
+            f"{report.num_near_leaks} rows to train on resemble held-out rows of the split you "
+            "gave, so the comparison flatters the tuned model; remove them, or set "
+            "dataset.filters.deduplicate to near"
+        )
+
+
+def _summary(report: DataReport) -> str:
+    sizes = ", ".join(f"{split.num_rows} {name}" for name, split in report.splits.items())
+    dropped = ", ".join(f"{count} {reason}" for reason, count in report.dropped.items())
+    read = f"Read {report.num_rows_read} rows of {'/'.join(report.formats)} as {report.layout}"
+    return f"{read}: {sizes}; dropped: {dropped or 'none'}"

@@ -1,0 +1,118 @@
+"""CSV through Arrow, block by block; every cell is text, an empty one is absent.
+
+Cells are read as bytes and decoded here, so that one damaged cell costs one row. Comma, semicolon
+and tab are told apart by the header.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv as arrow_csv
+
+from anneal_pipeline.data.readers.streams import damage_named, open_utf8
+from anneal_pipeline.data.rows import (
+    WRONG_COLUMN_COUNT,
+    BadRow,
+    Place,
+    SourceRow,
+    not_utf8,
+    preview_of,
+)
+from anneal_pipeline.errors import DATASET_UNREADABLE, UserError
+
+_DELIMITERS = (",", ";", "\t")
+_BLOCK_BYTES = 1 << 22
+"""No row can be longer than this."""
+
+
+def read_csv(path: Path) -> Iterator[SourceRow | BadRow]:
+    with open_utf8(path) as stream, damage_named(path):
+        header = stream.peek(_BLOCK_BYTES).partition(b"\n")[0]
+        if not header.strip():
+            return
+        delimiter = _delimiter_of(header)
+        columns = _columns_of(header, delimiter=delimiter, path=path)
+        bad: list[arrow_csv.InvalidRow] = []
+
+        def skip(row: arrow_csv.InvalidRow) -> str:
+            bad.append(row)
+            return "skip"
+
+        reader = arrow_csv.open_csv(
+            stream,
+            read_options=arrow_csv.ReadOptions(use_threads=False, block_size=_BLOCK_BYTES),
+            parse_options=arrow_csv.ParseOptions(
+                delimiter=delimiter,
+                newlines_in_values=True,
+                ignore_empty_lines=False,
+                invalid_row_handler=skip,
+            ),
+            convert_options=arrow_csv.ConvertOptions(
+                check_utf8=False,
+                column_types=dict.fromkeys(columns, pa.binary()),
+                null_values=[""],
+                strings_can_be_null=True,
+            ),
+        )
+        yield from _rows(reader, bad, path=path)
+
+
+def _delimiter_of(header: bytes) -> str:
+    counts = {mark: header.count(mark.encode()) for mark in _DELIMITERS}
+    return max(_DELIMITERS, key=lambda mark: counts[mark])
+
+
+def _columns_of(header: bytes, *, delimiter: str, path: Path) -> list[str]:
+    names = next(csv.reader([header.decode("utf-8", "replace").rstrip("\r")], delimiter=delimiter))
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise UserError(
+            DATASET_UNREADABLE,
+            f"{path.name} has the column {repeated[0]!r} twice in its first row, which must name "
+            "the columns; give each a name of its own",
+        )
+    return names
+
+
+def _rows(
+    batches: Iterator[pa.RecordBatch], bad: list[arrow_csv.InvalidRow], *, path: Path
+) -> Iterator[SourceRow | BadRow]:
+    """Rows in the order of the file: Arrow tells of the bad ones of a block before its rows."""
+    number = 2
+    for batch in batches:
+        for cells in batch.to_pylist():
+            while bad and bad[0].number == number:
+                yield _wrong_count(bad.pop(0), path=path)
+                number += 1
+            if any(value is not None for value in cells.values()):
+                yield _row(cells, place=Place(file=path.name, line=number))
+            number += 1
+    for row in bad:
+        yield _wrong_count(row, path=path)
+
+
+def _wrong_count(row: arrow_csv.InvalidRow, *, path: Path) -> BadRow:
+    return BadRow(
+        place=Place(file=path.name, line=row.number),
+        reason=WRONG_COLUMN_COUNT,
+        detail=f"has {row.actual_columns} cells, the first row has {row.expected_columns}",
+        preview=preview_of(row.text),
+    )
+
+
+def _row(cells: dict[str, bytes | None], *, place: Place) -> SourceRow | BadRow:
+    fields: dict[str, Any] = {}
+    for name, value in cells.items():
+        if value is None:
+            continue
+        try:
+            fields[name] = value.decode("utf-8")
+        except UnicodeDecodeError:
+            return not_utf8(value, place=place, what=f"has a cell in column {name} that is")
+    return SourceRow(place=place, fields=fields)

@@ -1,0 +1,63 @@
+"""A row as it was read, and a row that is not used: both know where they stand."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+INVALID_JSON = "invalid-json"
+NOT_AN_OBJECT = "not-an-object"
+INVALID_ENCODING = "invalid-encoding"
+WRONG_COLUMN_COUNT = "wrong-column-count"
+
+_PREVIEW_CHARS = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a row stands, counted from 1: the line of a JSONL file, the row of any other.
+
+    The header of a CSV file is its row 1, as spreadsheets show it.
+    """
+
+    file: str
+    line: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceRow:
+    place: Place
+    fields: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BadRow:
+    """A row that is not used, and why."""
+
+    place: Place
+    reason: str
+    """One of the reason constants, in kebab-case."""
+    detail: str
+    """Completes the sentence "Row N of FILE ..."."""
+    preview: str
+
+
+def preview_of(value: object) -> str:
+    """The start of a row for people to recognise it by."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=repr)
+    text = text.encode("utf-8", "replace").decode("utf-8")
+    return text if len(text) <= _PREVIEW_CHARS else text[: _PREVIEW_CHARS - 3] + "..."
+
+
+def not_utf8(data: bytes, *, place: Place, what: str) -> BadRow:
+    """Bytes that are not UTF-8, and what they look like if they are of an older encoding."""
+    text = data.decode("cp1252", "replace").strip()
+    bad = next((i for i, char in enumerate(text) if not char.isascii()), 0)
+    shown = text[max(0, bad - 12) : bad + 12]
+    return BadRow(
+        place=place,
+        reason=INVALID_ENCODING,
+        detail=f"{what} not valid UTF-8 (as Latin-1 it reads {shown!r}); save the file as UTF-8",
+        preview=preview_of(data.decode("utf-8", "replace").strip()),
+    )

@@ -1,0 +1,60 @@
+"""The rows of a dataset in the order they are judged: held-out files first, then those to train on.
+
+Held-out rows come first so that a training row that repeats one of them is the one left out.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from anneal_pipeline.config.dataset import DatasetConfig
+from anneal_pipeline.data.conversation import Conversation
+from anneal_pipeline.data.files import TEST, TRAIN, VALIDATION, DatasetFiles
+from anneal_pipeline.data.layout import NUM_ROWS_LOOKED_AT, Layout, choose_layout
+from anneal_pipeline.data.readers.choice import format_of, read_rows
+from anneal_pipeline.data.rows import BadRow, SourceRow
+from anneal_pipeline.data.turns import to_conversation
+
+
+@dataclass
+class Source:
+    config: DatasetConfig
+    files: DatasetFiles
+    labels: Sequence[str] = ()
+    """Columns whose values the split needs."""
+    layout: Layout | None = None
+    """Known once the first rows were read."""
+    formats: list[str] = field(default_factory=list)
+
+    def rows(self) -> Iterator[tuple[str, Conversation | BadRow]]:
+        """(split of the file, row); may be gone through again and is then the same."""
+        for split in (TEST, VALIDATION, TRAIN):
+            for path in self.files.of(split):
+                chosen = format_of(path) if self.config.format == "auto" else self.config.format
+                if chosen not in self.formats:
+                    self.formats.append(chosen)
+                rows = read_rows(path, wanted=chosen)
+                head = list(itertools.islice(rows, NUM_ROWS_LOOKED_AT))
+                good = [row for row in head if isinstance(row, SourceRow)]
+                if good:
+                    self._recognised(good)
+                for row in itertools.chain(head, rows):
+                    yield split, self._read(row)
+
+    def _recognised(self, rows: Sequence[SourceRow]) -> Layout:
+        """The layout of the dataset; the first rows that can be read decide it."""
+        if self.layout is None:
+            self.layout = choose_layout(self.config, rows)
+        return self.layout
+
+    def _read(self, row: SourceRow | BadRow) -> Conversation | BadRow:
+        if isinstance(row, BadRow):
+            return row
+        return to_conversation(row, self._recognised([row]), labels=self.labels)
+
+    def address(self) -> str:
+        """Where the training rows come from, as the job names it."""
+        files = self.config.files
+        return self.config.uri or (files.train if files else "")
