@@ -55,16 +55,10 @@ _JOB_CHECKS: tuple[_Check[FineTuneJobSpec], ...] = (
         refused=lambda s: _outside((s.tuning.fallback,), ("refuse",)),
         allowed="use refuse",
     ),
-    _Check(path="tuning.lora.useDora", refused=lambda s: s.tuning.lora.use_dora, allowed=_REMOVE),
     _Check(
         path="tuning.lora.bias",
         refused=lambda s: _outside((s.tuning.lora.bias,), ("none",)),
         allowed="use none",
-    ),
-    _Check(
-        path="tuning.lora.modulesToSave",
-        refused=lambda s: s.tuning.lora.modules_to_save,
-        allowed=_REMOVE,
     ),
     _Check(
         path="tuning.quantization.computeDtype",

@@ -41,7 +41,9 @@ class LoraConfig(Schema):
     bias: Literal["none", "all", "lora_only"] = "none"
     """Which bias terms are trained beside the adapters."""
     modules_to_save: tuple[ModuleName, ...] = Field(default=(), max_length=16)
-    """Modules trained and saved in full, for example embeddings of new tokens."""
+    """Modules trained and saved in full, named as in targetModules; for example embed_tokens and
+    lm_head for tokens that the model hardly knows. Tied weights stay one. Only what is not held in
+    4 bits, and gets no adapter."""
 
 
 class QuantizationConfig(Schema):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,10 +38,7 @@ def write_adapter(
 ) -> None:
     """Write weights, PEFT config, tokenizer and chat template; refuse numbers that are none."""
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {
-        name: tensor.detach().cpu().contiguous()
-        for name, tensor in get_peft_model_state_dict(model, save_embedding_layers=False).items()
-    }
+    weights = adapter_weights(model)
     broken = [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]
     if broken:
         raise ExportError(
@@ -56,6 +54,21 @@ def write_adapter(
         )
         + "\n"
     )
+
+
+def adapter_weights(model: PeftModel) -> dict[str, torch.Tensor]:
+    """What is trained and nothing of the base.
+
+    Embeddings and head that are one weight are written under both names, so that every loader gets
+    both; PEFT makes them one again.
+    """
+    weights: dict[str, torch.Tensor] = {}
+    known: set[int] = set()
+    for name, tensor in get_peft_model_state_dict(model, save_embedding_layers=False).items():
+        whole = tensor.detach().cpu().contiguous()
+        weights[name] = whole.clone() if whole.data_ptr() in known else whole
+        known.add(whole.data_ptr())
+    return weights
 
 
 def _write_config(folder: Path, *, model: PeftModel, base: ModelConfig) -> None:
@@ -82,8 +95,12 @@ def verify_adapter(folder: Path, *, model: PeftModel, ids: torch.Tensor) -> None
     model.eval()
     with torch.no_grad():
         want = model(input_ids=ids).logits.float()
-        model.load_adapter(str(folder), adapter_name=_RELOADED)
+        with warnings.catch_warnings():
+            # PEFT does not see through the first adapter's wrapper that the weights are tied.
+            warnings.filterwarnings("ignore", message="You have requested `ensure_weight_tying`")
+            model.load_adapter(str(folder), adapter_name=_RELOADED)
         model.set_adapter(_RELOADED)
+        _tie_reloaded(model)
         got = model(input_ids=ids).logits.float()
     model.set_adapter("default")
     model.delete_adapter(_RELOADED)
@@ -94,6 +111,18 @@ def verify_adapter(folder: Path, *, model: PeftModel, ids: torch.Tensor) -> None
             f"The exported adapter gives other logits than the trained one (largest difference "
             f"{difference:.3g}); it is not published"
         )
+
+
+def _tie_reloaded(model: PeftModel) -> None:
+    """Give the second adapter's head the second adapter's embeddings, as a fresh load does."""
+    if not model.peft_config["default"].ensure_weight_tying:
+        return
+    base = model.get_base_model()
+    head = base.get_output_embeddings()
+    head.update(_RELOADED)
+    embedding = base.get_input_embeddings().modules_to_save[_RELOADED]
+    head.modules_to_save[_RELOADED].weight = embedding.weight
+    head.set_adapter([_RELOADED])
 
 
 def write_artifact_manifest(folder: Path) -> str:

@@ -10,12 +10,14 @@ from transformers.pytorch_utils import Conv1D
 
 from anneal_pipeline.config.tuning import LoraConfig
 from anneal_pipeline.model.targets import Targets
+from anneal_pipeline.model.whole_modules import choose_whole_modules, touches_tied_weight
 
 
 def add_adapters(
     model: PreTrainedModel, config: LoraConfig, *, targets: Targets, seed: int
 ) -> PeftModel:
     """Freeze the base and put fp32 adapters on it; `seed` decides their first values."""
+    whole = choose_whole_modules(model, config.modules_to_save, adapted=targets.modules)
     peft_config = PeftLoraConfig(
         task_type="CAUSAL_LM",
         r=config.rank,
@@ -28,7 +30,8 @@ def add_adapters(
         use_rslora=config.use_rslora,
         use_dora=config.use_dora,
         bias=config.bias,
-        modules_to_save=list(config.modules_to_save) or None,
+        modules_to_save=whole or None,
+        ensure_weight_tying=touches_tied_weight(model, whole),
     )
     torch.manual_seed(seed)
     return get_peft_model(model, peft_config, autocast_adapter_dtype=True)

@@ -84,6 +84,8 @@ FILES: dict[str, dict[str, str]] = {
         "tuning.lora.dropout": "config.dropout",
         "tuning.lora.rankPattern": "config.rank_pattern",
         "tuning.lora.useRslora": "config.use_rslora",
+        "tuning.lora.useDora": "config.use_dora",
+        "tuning.lora.modulesToSave": "config.modules_to_save",
     },
     f"{PIPELINE}/model/targets.py": {"tuning.lora.targetModules": "config.target_modules"},
     f"{PIPELINE}/model/quantization.py": {
