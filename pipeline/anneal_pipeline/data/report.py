@@ -70,7 +70,8 @@ def describe_split(split: PreparedSplit) -> SplitReport:
     return SplitReport(
         num_rows=len(lengths),
         num_tokens=sum(lengths),
-        num_response_tokens=int(split.is_response.sum()),
+        # sum() would first make eight bytes of every one.
+        num_response_tokens=int(split.is_response.count_nonzero()),
         longest=max(lengths, default=0),
         mean_length=round(sum(lengths) / len(lengths), 1) if lengths else 0.0,
     )

@@ -7,6 +7,7 @@ cannot shift it. Every masked span ends in a token that stops generation.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -70,9 +71,8 @@ class Tokenisation:
         for span in rendered.spans:
             inside = _tokens_inside(offsets, span)
             last = self._stop_position(ids, inside, conversation=conversation)
-            for position in inside:
-                if position <= last:
-                    mask[position] = 1
+            for position in range(inside.start, last + 1):
+                mask[position] = 1
             self.seen_stops.add(ids[last])
         return TokenRow(ids=ids, is_response=mask)
 
@@ -102,11 +102,15 @@ class Tokenisation:
 
 def _tokens_inside(offsets: Sequence[tuple[int, int]], span: Span) -> range:
     """Positions of the tokens that begin and end inside the span."""
-    begin = next(
-        (i for i, (start, end) in enumerate(offsets) if start >= span.start and end > span.start),
-        len(offsets),
-    )
-    stop = begin
-    while stop < len(offsets) and offsets[stop][1] <= span.end:
-        stop += 1
-    return range(begin, stop)
+    begin = bisect_left(offsets, span.start, key=_start)
+    while begin < len(offsets) and offsets[begin][1] <= span.start:
+        begin += 1
+    return range(begin, max(begin, bisect_right(offsets, span.end, key=_end)))
+
+
+def _start(offset: tuple[int, int]) -> int:
+    return offset[0]
+
+
+def _end(offset: tuple[int, int]) -> int:
+    return offset[1]

@@ -1,0 +1,160 @@
+"""How much memory and time preparing a dataset takes, by the size of its file.
+
+    .venv/bin/python tests/benchmarks/data.py --megabytes 1024 --format jsonl
+
+writes a file of that size with rows as chat datasets have them, prepares it in a process of its own
+with the tokenizer of the unit tests, and prints one JSON object: peak memory over that of a process
+that has only imported the libraries, seconds, rows. `anonymousMiB` is what the process allocated;
+`residentMiB` also counts pages of its files, which the kernel takes back when others need them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).parents[2]
+FORMATS = ("jsonl", "json", "csv", "parquet")
+MIB = 1 << 20
+WORDS = [f"word{n}" for n in range(5000)]
+
+
+def rows(num_bytes: int) -> Iterator[dict[str, Any]]:
+    """Rows of about a kilobyte, until they add up to `num_bytes` as JSON."""
+    random.seed(1)
+    written = number = 0
+    while written < num_bytes:
+        number += 1
+        row = {
+            "instruction": f"Question {number}: {' '.join(random.choices(WORDS, k=30))}?",
+            "output": " ".join(random.choices(WORDS, k=random.randint(60, 140))),
+        }
+        written += len(json.dumps(row)) + 1
+        yield row
+
+
+def write_file(path: Path, *, num_bytes: int) -> None:
+    kind = path.suffix[1:]
+    if kind == "parquet":
+        import pyarrow as pa
+        import pyarrow.parquet as parquet
+
+        writer = None
+        batch: list[dict[str, Any]] = []
+        for row in rows(num_bytes):
+            batch.append(row)
+            if len(batch) == 10_000:
+                table = pa.Table.from_pylist(batch)
+                writer = writer or parquet.ParquetWriter(path, table.schema)
+                writer.write_table(table)
+                batch = []
+        if batch:
+            table = pa.Table.from_pylist(batch)
+            writer = writer or parquet.ParquetWriter(path, table.schema)
+            writer.write_table(table)
+        if writer:
+            writer.close()
+        return
+    with path.open("w", encoding="utf-8") as file:
+        if kind == "csv":
+            file.write("instruction,output\n")
+        for number, row in enumerate(rows(num_bytes)):
+            if kind == "csv":
+                file.write(f'"{row["instruction"]}","{row["output"]}"\n')
+            elif kind == "json":
+                file.write(("[" if number == 0 else ",\n") + json.dumps(row))
+            else:
+                file.write(json.dumps(row) + "\n")
+        if kind == "json":
+            file.write("]")
+
+
+def memory() -> tuple[int, int]:
+    """(anonymous, resident) bytes of this process."""
+    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return tuple(int(fields[name].split()[0]) * 1024 for name in ("RssAnon", "VmRSS"))  # type: ignore[return-value]
+
+
+class Watch:
+    """The highest memory seen, looked at a hundred times a second."""
+
+    def __init__(self) -> None:
+        self.peak = self.base = memory()
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def _look(self) -> None:
+        while not self._done.wait(0.01):
+            self.peak = tuple(map(max, self.peak, memory()))  # type: ignore[assignment]
+
+    def __enter__(self) -> Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def over_base(self) -> tuple[float, float]:
+        """(anonymous, resident) MiB over those at the beginning."""
+        return tuple(round((p - b) / MIB, 1) for p, b in zip(self.peak, self.base, strict=True))  # type: ignore[return-value]
+
+
+def prepare(path: Path, folder: Path) -> dict[str, Any]:
+    sys.path.insert(0, str(REPOSITORY))
+    from tests.unit.pipeline import kit
+
+    from anneal_pipeline.data.files import DatasetFiles
+    from anneal_pipeline.data.prepare import prepare_data
+
+    # A vocabulary as large as the words, so that a row has about as many tokens as with real ones.
+    kit.VOCABULARY, kit.CORPUS = 6000, [" ".join(WORDS)] * 2
+    tokenizer = kit.make_tokenizer()
+    config = kit.make_config(training={"sequenceLength": 4096})
+    began = time.monotonic()
+    with Watch() as watch:
+        data = prepare_data(
+            config,
+            files=DatasetFiles(train=(path,)),
+            folder=folder,
+            tokenizer=tokenizer,
+            stop_ids=frozenset([tokenizer.eos_token_id]),
+            observer=kit.RecordingObserver(),
+        )
+    anonymous, resident = watch.over_base()
+    return {
+        "format": path.suffix[1:],
+        "fileMiB": round(path.stat().st_size / MIB, 1),
+        "rows": data.report.num_rows_read,
+        "seconds": round(time.monotonic() - began, 1),
+        "anonymousMiB": anonymous,
+        "residentMiB": resident,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--megabytes", type=int, default=1024)
+    parser.add_argument("--format", choices=FORMATS, default="jsonl")
+    parser.add_argument("--prepare", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.prepare:
+        print(json.dumps(prepare(options.prepare, options.prepare.parent / "data")))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"rows.{options.format}"
+        write_file(path, num_bytes=options.megabytes * MIB)
+        subprocess.run([sys.executable, __file__, "--prepare", str(path)], check=True)
+
+
+if __name__ == "__main__":
+    main()
