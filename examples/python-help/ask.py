@@ -5,6 +5,7 @@ Needs no storage credentials: adapter files come through the MLflow server.
 """
 
 import argparse
+import logging
 import os
 import sys
 from pathlib import Path
@@ -13,11 +14,13 @@ import mlflow
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 
 def main() -> int:
     """Answer one question and print it."""
     options = _parser().parse_args()
+    _only_the_answer()
     # Else MLflow hands out links into its S3 server, which may be out of reach from here.
     os.environ.setdefault("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", "false")
     mlflow.set_tracking_uri(options.tracking)
@@ -36,6 +39,13 @@ def main() -> int:
     answer = output[0, prompt["input_ids"].shape[1] :]
     print(tokenizer.decode(answer, skip_special_tokens=True).strip())
     return 0
+
+
+def _only_the_answer() -> None:
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def _parser() -> argparse.ArgumentParser:
