@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from anneal_pipeline.errors import QUANTIZATION_UNAVAILABLE, UserError
+
 _DTYPES = {
     "float32": torch.float32,
     "float16": torch.float16,
@@ -21,17 +23,44 @@ def choose_device(local_rank: int) -> torch.device:
     return torch.device("cpu")
 
 
-def compute_dtype(wanted: str, *, device: torch.device) -> torch.dtype:
-    """Resolve `tuning.quantization.computeDtype`.
+def compute_dtype(
+    wanted: str, *, device: torch.device, trained_in: str | None = None
+) -> torch.dtype:
+    """Resolve `tuning.quantization.computeDtype`; `trained_in` is the type of the base's weights.
 
     auto is bfloat16 on a GPU that has it and float16 on an older one; float32 on CPU, where
     resuming to the last bit is promised and bfloat16 products are seldom faster.
     """
-    if wanted != "auto":
-        return _DTYPES[wanted]
-    if device.type == "cpu":
-        return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    has_bfloat16 = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+    return _DTYPES[
+        resolve_compute(wanted, kind=device.type, has_bfloat16=has_bfloat16, trained_in=trained_in)
+    ]
+
+
+def resolve_compute(wanted: str, *, kind: str, has_bfloat16: bool, trained_in: str | None) -> str:
+    """The rule behind `compute_dtype`, for a device of `kind`."""
+    overflows = trained_in == "bfloat16"
+    if wanted == "auto":
+        if kind == "cpu":
+            return "float32"
+        if has_bfloat16:
+            return "bfloat16"
+        # A model trained in bfloat16 reaches numbers that float16 does not have (above 65,504).
+        return "float32" if overflows else "float16"
+    if wanted == "bfloat16" and not has_bfloat16:
+        raise _unfit(wanted, "this GPU does not have it; use auto")
+    if wanted == "float16" and kind == "cpu":
+        raise _unfit(wanted, "it is for GPUs; use auto or float32 on a CPU")
+    if wanted == "float16" and overflows:
+        raise _unfit(wanted, "the model was trained in bfloat16 and overflows in it; use auto")
+    return wanted
+
+
+def _unfit(wanted: str, why: str) -> UserError:
+    return UserError(
+        QUANTIZATION_UNAVAILABLE,
+        f"tuning.quantization.computeDtype {wanted} cannot be used: {why}",
+    )
 
 
 def used_memory_bytes(device: torch.device) -> int:

@@ -18,6 +18,7 @@ from anneal_pipeline.data.tokens import stop_token_ids
 from anneal_pipeline.evaluation.perplexity import Evaluator
 from anneal_pipeline.model.adapters import trainable_parameters
 from anneal_pipeline.model.folder import check_model_folder, model_digest
+from anneal_pipeline.model.four_bit import BaseForm, choose_base_form
 from anneal_pipeline.model.loading import TunedModel, load_tokenizer, load_tuned_model
 from anneal_pipeline.observer import EVENT_MODEL_READY, EVENT_WARNING, STAGE_MODEL, Observer
 from anneal_pipeline.training.loss import LogitsPath
@@ -80,11 +81,12 @@ class Opened:
 def open_inputs(inputs: Inputs) -> Opened:
     """Check and prepare everything; what is wrong with the job shows here, before any training."""
     check_model_folder(inputs.model_dir, uri=inputs.config.model.uri)
+    form = choose_base_form(inputs.config.tuning, device=inputs.ranks.device)
     tokenizer = load_tokenizer(inputs.model_dir)
     data = _prepare(inputs, tokenizer)
     world_size = inputs.ranks.world_size
     plan = plan_steps(inputs.config, num_train_rows=len(data.train), world_size=world_size)
-    tuned = _load_model(inputs)
+    tuned = _load_model(inputs, form)
     path = LogitsPath(tuned.model)
     facts = run_facts(
         world_size=world_size,
@@ -105,7 +107,7 @@ def open_inputs(inputs: Inputs) -> Opened:
             compute=tuned.compute,
             ranks=inputs.ranks,
         ),
-        state=RunState(facts=facts),
+        state=RunState(facts={**facts, "method": tuned.method}),
     )
     if inputs.config.checkpoint.resume == "Auto":
         _take_up(opened)
@@ -182,11 +184,13 @@ def _generation_eos(model_dir: Path) -> int | list[int] | None:
     return eos
 
 
-def _load_model(inputs: Inputs) -> TunedModel:
+def _load_model(inputs: Inputs, form: BaseForm) -> TunedModel:
     first, observer = inputs.ranks.is_first, inputs.observer
     if first:
         observer.on_stage(STAGE_MODEL, done=0, total=1, unit="models")
-    tuned = load_tuned_model(inputs.config, folder=inputs.model_dir, device=inputs.ranks.device)
+    tuned = load_tuned_model(
+        inputs.config, folder=inputs.model_dir, device=inputs.ranks.device, form=form
+    )
     if first:
         observer.on_stage(STAGE_MODEL, done=1, total=1, unit="models")
         facts = {"trainable": tuned.num_trainable, "parameters": tuned.num_parameters}

@@ -51,11 +51,6 @@ _JOB_CHECKS: tuple[_Check[FineTuneJobSpec], ...] = (
         allowed=_REMOVE,
     ),
     _Check(
-        path="tuning.fallback",
-        refused=lambda s: _outside((s.tuning.fallback,), ("refuse",)),
-        allowed="use refuse",
-    ),
-    _Check(
         path="tuning.lora.bias",
         refused=lambda s: _outside((s.tuning.lora.bias,), ("none",)),
         allowed="use none",

@@ -13,14 +13,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from bitsandbytes.functional import dequantize_4bit
-from bitsandbytes.nn import Linear4bit
-from bitsandbytes.nn.modules import fix_4bit_weight_quant_state_from_module
 from torch.nn import functional
 
 Weight = Callable[[], torch.Tensor]
 
-_HAS_ONEDNN = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
+HAS_ONEDNN = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 
 
 class _FrozenProduct(torch.autograd.Function):
@@ -50,7 +47,7 @@ def is_faster_for(weight: torch.Tensor) -> bool:
         weight.device.type == "cpu"
         and weight.dtype == torch.float32
         and not weight.requires_grad
-        and _HAS_ONEDNN
+        and HAS_ONEDNN
     )
 
 
@@ -60,24 +57,3 @@ def _product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     rows = x.reshape(-1, x.shape[-1])
     out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, None, "none", [], "")
     return out.view(*x.shape[:-1], weight.shape[0])
-
-
-class CpuLinear4bit(Linear4bit):  # type: ignore[misc]  # bitsandbytes is untyped
-    """A frozen 4-bit layer that computes in fp32 on the CPU."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        fix_4bit_weight_quant_state_from_module(self)
-        product = frozen_product(x.float(), self.unpacked).to(x.dtype)
-        return product if self.bias is None else product + self.bias.to(x.dtype)
-
-    def unpacked(self) -> torch.Tensor:
-        """The weight in fp32, as (out, in)."""
-        dense: torch.Tensor = dequantize_4bit(self.weight.data.view(-1, 1), self.weight.quant_state)
-        return dense.float()
-
-
-def speed_up(layer: Linear4bit) -> None:
-    """Let a 4-bit layer of fp32 compute on the CPU use the faster products."""
-    is_fp32 = layer.compute_dtype in (None, torch.float32)
-    if layer.weight.device.type == "cpu" and is_fp32 and _HAS_ONEDNN:
-        layer.__class__ = CpuLinear4bit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +20,11 @@ from transformers import (
 from anneal_pipeline.config.pipeline import PipelineConfig
 from anneal_pipeline.config.tuning import LoraConfig
 from anneal_pipeline.device import compute_dtype
-from anneal_pipeline.errors import MODEL_UNSUPPORTED, QUANTIZATION_UNAVAILABLE, UserError
+from anneal_pipeline.errors import MODEL_UNSUPPORTED, UserError
 from anneal_pipeline.model.adapters import add_adapters, count_parameters
 from anneal_pipeline.model.advice import advice, experts_left_out
-from anneal_pipeline.model.quantization import keep_trainable, quantization_settings
+from anneal_pipeline.model.folder import CONFIG_NAME
+from anneal_pipeline.model.four_bit import BaseForm, choose_base_form
 from anneal_pipeline.model.targets import Targets, choose_targets
 
 
@@ -34,6 +36,8 @@ class TunedModel:
     num_trainable: int
     num_parameters: int
     num_targets: int
+    method: str
+    """qlora or lora, as it came to be."""
     warnings: tuple[str, ...] = ()
     """What is unusual about it, for the user."""
 
@@ -63,13 +67,18 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_tuned_model(config: PipelineConfig, *, folder: Path, device: torch.device) -> TunedModel:
+def load_tuned_model(
+    config: PipelineConfig, *, folder: Path, device: torch.device, form: BaseForm | None = None
+) -> TunedModel:
     """Load the base (in 4 bits for qlora), freeze it and add fresh adapters."""
-    compute = compute_dtype(config.tuning.quantization.compute_dtype, device=device)
-    base = load_base(config, folder=folder, device=device, compute=compute)
+    form = form or choose_base_form(config.tuning, device=device)
+    compute = compute_dtype(
+        config.tuning.quantization.compute_dtype, device=device, trained_in=_trained_in(folder)
+    )
+    base = load_base(config, folder=folder, device=device, compute=compute, form=form)
     base.requires_grad_(False)
-    if config.tuning.method == "qlora":
-        keep_trainable(base)
+    if form.in_4_bit:
+        _keep_trainable(base)
     base.config.use_cache = False
     if config.training.gradient_checkpointing:
         base.activation_checkpointing_enable({"use_reentrant": False})
@@ -83,7 +92,11 @@ def load_tuned_model(config: PipelineConfig, *, folder: Path, device: torch.devi
         num_trainable=trainable,
         num_parameters=total,
         num_targets=len(targets.layers),
-        warnings=tuple(_warnings(config.tuning.lora, tuned, targets=targets)),
+        method=form.method,
+        warnings=(
+            *([form.notice] if form.notice else []),
+            *_warnings(config.tuning.lora, tuned, targets=targets),
+        ),
     )
 
 
@@ -100,11 +113,32 @@ def _warnings(config: LoraConfig, tuned: PeftModel, *, targets: Targets) -> Iter
     )
 
 
+def _trained_in(folder: Path) -> str | None:
+    """The type the base was published in, as its config tells."""
+    config = json.loads((folder / CONFIG_NAME).read_bytes())
+    trained_in: str | None = config.get("dtype") or config.get("torch_dtype")
+    return trained_in
+
+
+def _keep_trainable(base: PreTrainedModel) -> None:
+    from anneal_pipeline.model.quantization import keep_trainable
+
+    keep_trainable(base)
+
+
 def load_base(
-    config: PipelineConfig, *, folder: Path, device: torch.device, compute: torch.dtype
+    config: PipelineConfig,
+    *,
+    folder: Path,
+    device: torch.device,
+    compute: torch.dtype,
+    form: BaseForm,
 ) -> PreTrainedModel:
     options: dict[str, Any] = {}
-    if config.tuning.method == "qlora":
+    if form.in_4_bit:
+        # Only here and above is bitsandbytes needed: plain LoRA does without it.
+        from anneal_pipeline.model.quantization import quantization_settings
+
         options["quantization_config"] = quantization_settings(
             config.tuning.quantization, compute=compute
         )
@@ -118,12 +152,6 @@ def load_base(
             trust_remote_code=False,
             **options,
         )
-    except ImportError as error:
-        raise UserError(
-            QUANTIZATION_UNAVAILABLE,
-            f"4-bit quantisation is not available here ({error}); set tuning.method to lora or use "
-            "a trainer image with bitsandbytes",
-        ) from error
     except (ValueError, KeyError) as error:
         raise UserError(
             MODEL_UNSUPPORTED,

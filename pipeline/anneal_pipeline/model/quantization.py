@@ -4,6 +4,8 @@ On CPUs with AVX512-BF16, bitsandbytes 0.50.2 repacks a `Linear4bit` for inferen
 runs in eval mode without gradients, and never goes back: training then passes through a kernel
 without autograd, inputs get no gradient, and the model quietly hardly learns. `keep_trainable`
 switches that off.
+
+This module needs bitsandbytes; `four_bit` says whether it can be imported.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import torch
 from transformers import BitsAndBytesConfig
 
 from anneal_pipeline.config.tuning import QuantizationConfig
-from anneal_pipeline.model.cpu_linear import speed_up
+from anneal_pipeline.model.cpu_linear_4bit import speed_up
 
 
 def quantization_settings(

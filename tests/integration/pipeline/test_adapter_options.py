@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -110,3 +112,34 @@ def test_modules_that_cannot_be_trained_in_full_are_refused(
     config = config_of(kit, method, lora)
     with pytest.raises(UserError, match=rf"tuning.lora.modulesToSave names .*{said}"):
         load_tuned_model(config, folder=wide_model, device=CPU)
+
+
+WITHOUT_BITSANDBYTES = """
+import sys
+sys.modules["bitsandbytes"] = None
+import subprocess
+import sys
+from pathlib import Path
+from tests.unit.pipeline import kit
+model, rows, root = (Path(part) for part in sys.argv[1:])
+tuning = {"fallback": "allow", "method": "qlora", "lora": {"rank": 4}}
+observer = kit.RecordingObserver()
+config = kit.make_config(tuning=tuning, training={"maxSteps": 1})
+kit.run(root, config, model_dir=model, rows=rows, observer=observer)
+print([message for _, message in observer.events])
+"""
+
+
+def test_without_bitsandbytes_fallback_trains_plain_lora_and_says_so(
+    tmp_path: Path, wide_model: Path, rows: Path
+) -> None:
+    repository = Path(__file__).parents[3]
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_BITSANDBYTES, str(wide_model), str(rows), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=repository,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "bitsandbytes is not installed. Going on as plain LoRA" in done.stdout

@@ -92,8 +92,11 @@ FILES: dict[str, dict[str, str]] = {
         "tuning.quantization.type": "config.type",
         "tuning.quantization.doubleQuant": "config.double_quant",
     },
-    f"{PIPELINE}/model/loading.py": {
+    f"{PIPELINE}/model/four_bit.py": {
         "tuning.method": "tuning.method",
+        "tuning.fallback": "tuning.fallback",
+    },
+    f"{PIPELINE}/model/loading.py": {
         "tuning.quantization.computeDtype": "quantization.compute_dtype",
         "training.gradientCheckpointing": "training.gradient_checkpointing",
     },

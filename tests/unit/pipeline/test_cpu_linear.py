@@ -7,12 +7,8 @@ import torch
 from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Linear4bit, Params4bit
 
-from anneal_pipeline.model.cpu_linear import (
-    CpuLinear4bit,
-    frozen_product,
-    is_faster_for,
-    speed_up,
-)
+from anneal_pipeline.model.cpu_linear import frozen_product, is_faster_for
+from anneal_pipeline.model.cpu_linear_4bit import CpuLinear4bit, speed_up
 
 
 def layer_of(*, bias: bool, compute: torch.dtype = torch.float32) -> Linear4bit:

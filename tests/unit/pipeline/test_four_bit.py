@@ -1,0 +1,105 @@
+"""Where 4-bit cannot be had, the reason comes first; what products run in follows the hardware."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from typing import Any
+
+import pytest
+import torch
+
+from anneal_pipeline.config.tuning import TuningConfig
+from anneal_pipeline.device import resolve_compute
+from anneal_pipeline.errors import UserError
+from anneal_pipeline.model import four_bit
+from anneal_pipeline.model.four_bit import BaseForm, choose_base_form, find_fault
+
+CPU = torch.device("cpu")
+
+
+def form_of(**tuning: Any) -> BaseForm:
+    return choose_base_form(TuningConfig.parse(tuning), device=CPU)
+
+
+class TestWithBitsandbytes:
+    def test_it_works_on_this_machine(self) -> None:
+        assert find_fault(CPU) is None
+        assert form_of() == BaseForm(in_4_bit=True)
+
+    def test_plain_lora_never_asks(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+        assert form_of(method="lora") == BaseForm(in_4_bit=False)
+
+
+class TestWithoutBitsandbytes:
+    @pytest.fixture(autouse=True)
+    def absent(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+
+    def test_qlora_is_refused_with_what_to_do(self) -> None:
+        with pytest.raises(UserError, match="bitsandbytes is not installed; use a") as caught:
+            form_of()
+        assert caught.value.reason == "QuantizationUnavailable"
+
+    def test_fallback_goes_on_as_plain_lora_and_says_so(self) -> None:
+        form = form_of(fallback="allow")
+        assert form.method == "lora"
+        assert form.notice is not None
+        assert "Going on as plain LoRA" in form.notice
+
+
+def test_a_build_that_does_not_fit_is_told_with_both_versions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What a bitsandbytes whose native library is missing does: it raises at the first call."""
+
+    def call(_: torch.device) -> float:
+        ctypes.CDLL("libbitsandbytes_of_another_cuda.so")
+        return 0.0
+
+    monkeypatch.setattr(four_bit, "_round_trip_error", call)
+    with pytest.raises(UserError) as caught:
+        form_of()
+    assert "libbitsandbytes_of_another_cuda.so" in caught.value.message
+    assert f"bitsandbytes 0.50.2, torch {torch.__version__}, cpu" in caught.value.message
+
+
+def test_wrong_numbers_are_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(four_bit, "_round_trip_error", lambda _: float("nan"))
+    assert "wrong by nan" in str(find_fault(CPU))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "kind", "has_bfloat16", "trained_in", "want"),
+    [
+        ("auto", "cpu", True, "bfloat16", "float32"),
+        ("auto", "cuda", True, "bfloat16", "bfloat16"),
+        ("auto", "cuda", False, "float16", "float16"),
+        ("auto", "cuda", False, "bfloat16", "float32"),
+        ("float32", "cuda", True, "bfloat16", "float32"),
+        ("bfloat16", "cpu", True, None, "bfloat16"),
+        ("float16", "cuda", True, "float16", "float16"),
+    ],
+)
+def test_compute_type_follows_the_hardware(
+    wanted: str, kind: str, has_bfloat16: bool, trained_in: str | None, want: str
+) -> None:
+    got = resolve_compute(wanted, kind=kind, has_bfloat16=has_bfloat16, trained_in=trained_in)
+    assert got == want
+
+
+@pytest.mark.parametrize(
+    ("wanted", "kind", "has_bfloat16", "trained_in", "said"),
+    [
+        ("bfloat16", "cuda", False, None, "this GPU does not have it"),
+        ("float16", "cpu", True, None, "for GPUs"),
+        ("float16", "cuda", True, "bfloat16", "trained in bfloat16 and overflows"),
+    ],
+)
+def test_float16_overflow_and_missing_types_are_refused(
+    wanted: str, kind: str, has_bfloat16: bool, trained_in: str | None, said: str
+) -> None:
+    """Pitfall: fp16 compute dtype overflows."""
+    with pytest.raises(UserError, match=said):
+        resolve_compute(wanted, kind=kind, has_bfloat16=has_bfloat16, trained_in=trained_in)
