@@ -29,6 +29,8 @@ QUANTIZATION_UNAVAILABLE = "QuantizationUnavailable"
 DOES_NOT_FIT = "DoesNotFit"
 RUN_CHANGED = "RunChanged"
 NON_FINITE_LOSS = "NonFiniteLoss"
+LOSS_DIVERGED = "LossDiverged"
+NOTHING_TO_WATCH = "NothingToWatch"
 
 USER_REASONS = (
     DATASET_NOT_FOUND,
@@ -49,6 +51,8 @@ USER_REASONS = (
     DOES_NOT_FIT,
     RUN_CHANGED,
     NON_FINITE_LOSS,
+    LOSS_DIVERGED,
+    NOTHING_TO_WATCH,
 )
 """Every reason a `UserError` of the pipeline carries: conditions and docs are tied to this list."""
 

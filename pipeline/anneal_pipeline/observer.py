@@ -38,6 +38,12 @@ EVENT_CHECKPOINT_REJECTED = "checkpoint-rejected"
 EVENT_STAGE_REUSED = "stage-reused"
 EVENT_DATA_READY = "data-ready"
 EVENT_MODEL_READY = "model-ready"
+EVENT_RECOVERED = "recovered"
+"""The loop changed something to go on: memory, rows, rate or a roll-back."""
+EVENT_EARLY_STOP = "early-stop"
+EVENT_BEST_RESTORED = "best-restored"
+EVENT_DIAGNOSIS = "diagnosis"
+"""Symptom, likely cause and fix of something odd, said once per run."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,26 +15,30 @@ from anneal_pipeline.config.steps import StepPlan, plan_steps
 from anneal_pipeline.data.files import DatasetFiles
 from anneal_pipeline.data.prepare import PreparedData, prepare_data
 from anneal_pipeline.data.tokens import stop_token_ids
-from anneal_pipeline.evaluation.perplexity import Evaluator
+from anneal_pipeline.errors import NOTHING_TO_WATCH, UserError
+from anneal_pipeline.evaluation.perplexity import ROWS_PER_GROUP, Evaluator
 from anneal_pipeline.model.adapters import trainable_parameters
 from anneal_pipeline.model.folder import check_model_folder, model_digest
 from anneal_pipeline.model.four_bit import BaseForm, choose_base_form
 from anneal_pipeline.model.loading import TunedModel, load_tokenizer, load_tuned_model
-from anneal_pipeline.observer import EVENT_MODEL_READY, EVENT_WARNING, STAGE_MODEL, Observer
+from anneal_pipeline.observer import (
+    EVENT_MODEL_READY,
+    EVENT_RECOVERED,
+    EVENT_WARNING,
+    STAGE_MODEL,
+    Observer,
+)
 from anneal_pipeline.training.loss import LogitsPath
+from anneal_pipeline.training.memory import RowLimit
 from anneal_pipeline.training.optimizer import AdapterOptimizer
 from anneal_pipeline.training.ranks import Ranks
 from anneal_pipeline.training.resume import (
-    check_same_run,
     find_checkpoint,
     library_versions,
     restore,
     run_facts,
 )
 from anneal_pipeline.training.state import RunState
-
-EVALUATION_BATCH = 16
-"""Rows per forward pass of an evaluation, at most; without gradients they need little memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +88,7 @@ def open_inputs(inputs: Inputs) -> Opened:
     form = choose_base_form(inputs.config.tuning, device=inputs.ranks.device)
     tokenizer = load_tokenizer(inputs.model_dir)
     data = _prepare(inputs, tokenizer)
+    _check_early_stopping(inputs.config, data)
     world_size = inputs.ranks.world_size
     plan = plan_steps(inputs.config, num_train_rows=len(data.train), world_size=world_size)
     tuned = _load_model(inputs, form)
@@ -103,7 +108,7 @@ def open_inputs(inputs: Inputs) -> Opened:
         evaluator=_evaluator(inputs, tuned=tuned, path=path, tokenizer=tokenizer),
         optimizer=AdapterOptimizer(
             inputs.config.training,
-            parameters=trainable_parameters(tuned.model),
+            model=tuned.model,
             compute=tuned.compute,
             ranks=inputs.ranks,
         ),
@@ -114,24 +119,33 @@ def open_inputs(inputs: Inputs) -> Opened:
     return opened
 
 
+def _check_early_stopping(config: PipelineConfig, data: PreparedData) -> None:
+    if config.training.early_stopping is not None and data.held_out is None:
+        raise UserError(
+            NOTHING_TO_WATCH,
+            "training.earlyStopping watches held-out rows, but none are held out; set "
+            "dataset.split.validation above 0 or name dataset.files.validation, or remove "
+            "training.earlyStopping",
+        )
+
+
 def _take_up(opened: Opened) -> None:
     """Go on from the newest good checkpoint, if there is one."""
     inputs = opened.inputs
     saved = find_checkpoint(inputs.checkpoints, ranks=inputs.ranks)
     if saved is None:
         return
-    check_same_run(
-        saved,
-        config_hash=inputs.config.mathematical_hash(),
-        dataset_digest=opened.data.report.digest,
-    )
     opened.state = restore(
         saved,
         parameters=trainable_parameters(opened.tuned.model),
         optimizer=opened.optimizer,
+        config=inputs.config,
+        dataset_digest=opened.data.report.digest,
         facts=opened.state.facts,
         observer=inputs.observer,
     )
+    limit = opened.evaluator.limit
+    limit.rows = min(limit.rows, opened.state.evaluation_batch_size or limit.rows)
     opened.resumed_from = saved.manifest.name
 
 
@@ -142,15 +156,27 @@ def _evaluator(
         if inputs.ranks.is_first:
             inputs.observer.on_stage(stage, done=done, total=total, unit="batches")
 
+    def report_halving(rows: int) -> None:
+        inputs.observer.on_event(
+            EVENT_RECOVERED,
+            f"Memory ran out in an evaluation; going on with {rows} rows per forward pass there",
+            {"kind": "oom", "evaluationBatchSize": rows},
+        )
+
+    training = inputs.config.training
+    wanted = [*inputs.config.evaluation.metrics]
+    if training.early_stopping is not None:
+        wanted.append(training.early_stopping.metric)
     return Evaluator(
         model=tuned.model,
         path=path,
         ranks=inputs.ranks,
         pad_id=int(tokenizer.pad_token_id),
-        batch_size=EVALUATION_BATCH,
-        wanted=inputs.config.evaluation.metrics,
+        limit=RowLimit(rows=ROWS_PER_GROUP, may_halve=training.recovery.oom == "recover"),
+        wanted=wanted,
         should_stop=inputs.observer.should_stop,
         on_progress=report,
+        on_halved=report_halving,
     )
 
 

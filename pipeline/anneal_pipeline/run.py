@@ -13,6 +13,7 @@ from anneal_pipeline.export.adapter import verify_adapter, write_adapter, write_
 from anneal_pipeline.observer import STAGE_BASELINE, STAGE_EVALUATION, STAGE_EXPORT
 from anneal_pipeline.opening import Inputs, Opened, open_inputs
 from anneal_pipeline.training.loop import Trainer
+from anneal_pipeline.training.memory import RowLimit
 from anneal_pipeline.training.state import RunState
 
 VERIFY_TOKENS = 64
@@ -85,7 +86,7 @@ class Run:
             "progressPercent": percent,
             "step": state.step,
             "epoch": state.step / self.opened.plan.steps_per_epoch,
-            "loss": state.losses[-1][1],
+            "loss": state.losses[-1][1] if state.losses else None,
             "learningRate": self.opened.optimizer.adamw.param_groups[0]["lr"],
             "timestamp": datetime.now(UTC).isoformat(timespec="seconds"),
         }
@@ -114,6 +115,10 @@ def open_run(inputs: Inputs) -> Run:
         tuned=opened.tuned,
         path=opened.path,
         optimizer=opened.optimizer,
+        limit=RowLimit(
+            rows=opened.plan.micro_batch_size,
+            may_halve=inputs.config.training.recovery.oom == "recover",
+        ),
         evaluator=opened.evaluator,
         data=opened.data,
         state=opened.state,

@@ -76,6 +76,16 @@ TRAINER_REASON_DOCS: dict[str, ReasonDoc] = {
     "NonFiniteLoss": _doc(
         "The loss stopped being a number.", who=USER, remedy="Lower training.learningRate."
     ),
+    "LossDiverged": _doc(
+        "The loss ran away and lower learning rates did not hold it.",
+        who=USER,
+        remedy="Lower training.learningRate, or look at the rows of the step.",
+    ),
+    "NothingToWatch": _doc(
+        "training.earlyStopping is set, but no rows are held out.",
+        who=USER,
+        remedy="Set dataset.split.validation, or remove training.earlyStopping.",
+    ),
     "BucketNotFound": _doc("The bucket does not exist.", who=USER, remedy="Correct the URI."),
     "StorageAccessDenied": _doc(
         "The S3 server refuses the credentials.",

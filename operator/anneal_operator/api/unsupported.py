@@ -69,22 +69,6 @@ _JOB_CHECKS: tuple[_Check[FineTuneJobSpec], ...] = (
         allowed="use adamw",
     ),
     _Check(
-        path="training.earlyStopping", refused=lambda s: s.training.early_stopping, allowed=_REMOVE
-    ),
-    *(
-        _Check(
-            path=f"training.recovery.{name}",
-            refused=lambda s, name=name: _outside(  # type: ignore[misc]
-                (getattr(s.training.recovery, name),), ("fail",)
-            ),
-            allowed="use fail",
-        )
-        for name in ("oom", "nan", "divergence")
-    ),
-    _Check(
-        path="training.loraPlusRatio", refused=lambda s: s.training.lora_plus_ratio, allowed=_REMOVE
-    ),
-    _Check(
         path="evaluation.metrics",
         refused=lambda s: _outside(s.evaluation.metrics, SUPPORTED_METRICS),
         allowed="use responsePerplexity, perplexity or tokenAccuracy",

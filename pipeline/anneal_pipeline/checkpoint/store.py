@@ -190,6 +190,16 @@ class CheckpointStore:
         except (ValueError, TypeError) as error:
             raise CheckpointError(f"{BEST_NAME} is not readable: {error}") from error
 
+    def name_of(self, step: int) -> str:
+        """The name under which this attempt saves `step`."""
+        return folder_name(step, attempt=self._attempt, writer=self._writer)
+
+    def discard_after(self, step: int) -> None:
+        """Delete the checkpoints of later steps: the run has gone back and takes another way."""
+        doomed = {name for name in self.names() if (order_of(name) or (0, 0))[0] > step}
+        self._delete(doomed)
+        self._saved = [name for name in self._saved if name not in doomed]
+
     def prune(self) -> None:
         """Delete all but the newest `keep` good checkpoints and those that must stay.
 
@@ -202,7 +212,10 @@ class CheckpointStore:
         must_stay = {*self._saved[-1:], self._resumed, best.name if best else None}
         good = [name for name in names if name not in self._rejected]
         good.sort(key=lambda name: name not in self._saved)
-        doomed = set(names) - {*good[: self._keep], *must_stay}
+        self._delete(set(names) - {*good[: self._keep], *must_stay})
+
+    def _delete(self, doomed: set[str]) -> None:
+        """Manifests first, so that a crash leaves no half checkpoint that counts."""
         for name in sorted(doomed):
             self._folder.delete(f"{name}/{MANIFEST_NAME}")
         for path in self._folder.list_names() if doomed else []:

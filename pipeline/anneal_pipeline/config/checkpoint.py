@@ -9,6 +9,7 @@ from anneal_pipeline.config.values import NumSteps
 
 DEFAULT_CHECKPOINT_SHARE = 0.1
 """Share of all steps between checkpoints where everySteps is not set."""
+ACCEPTED_CHANGE = r"^(model|dataset|tuning|training|libraries)(\.[A-Za-z0-9_-]+)*$"
 
 
 class CheckpointConfig(Schema):
@@ -22,5 +23,11 @@ class CheckpointConfig(Schema):
     """Percentages of all steps at which an adapter of its own is written and never deleted."""
     resume: Literal["Auto", "Never"] = "Auto"
     """Whether a new attempt goes on from the newest good checkpoint."""
+    accept_changes: tuple[Annotated[str, Field(pattern=ACCEPTED_CHANGE, max_length=100)], ...] = (
+        Field(default=(), max_length=50)
+    )
+    """What may differ from the run a checkpoint belongs to: a section or a field of the
+    configuration (training, training.learningRate), dataset.content, model.content, libraries, or
+    one library (libraries.torch). Everything else that differs is refused."""
     grace_seconds: int = Field(default=120, ge=15, le=3600)
     """Time an interrupted attempt gets to save a checkpoint, at most what the profile allows."""

@@ -27,12 +27,13 @@ class EarlyStoppingConfig(Schema):
 class RecoveryConfig(Schema):
     """What the training loop does when a step goes wrong."""
 
-    oom: Literal["fail", "recover"] = "fail"
+    oom: Literal["fail", "recover"] = "recover"
     """Out of memory: recover halves the micro-batch and keeps the batch."""
-    nan: Literal["fail", "recover"] = "fail"
-    """A loss that is not finite: recover rolls back and skips the rows."""
-    divergence: Literal["fail", "recover"] = "fail"
-    """A loss that runs away: recover rolls back and lowers the learning rate."""
+    nan: Literal["fail", "recover"] = "recover"
+    """A loss that is not finite: recover skips and names the rows that cause it; where none does,
+    it skips the step, halves the learning rate and, with damaged weights, rolls back."""
+    divergence: Literal["fail", "recover"] = "recover"
+    """A loss that runs away: recover rolls back and halves the learning rate."""
 
 
 class TrainingConfig(Schema):

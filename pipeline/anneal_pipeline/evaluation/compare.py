@@ -35,7 +35,7 @@ class Comparison:
     def measure(self, subject: str, *, state: RunState, stage: str) -> bool:
         """Measure base or tuned on the held-out split, unless done; False if asked to stop."""
         split = self.data.held_out
-        step = 0 if subject == BASE else state.step
+        step = 0 if subject == BASE else state.weights_step
         if split is None or state.evaluation(subject=subject, split=split, step=step):
             return True
         began = self.clock()
@@ -65,7 +65,7 @@ class Comparison:
     def metrics(self, subject: str, *, state: RunState) -> dict[str, float]:
         """What was asked for in `evaluation.metrics`, with the loss; empty if not measured."""
         split = self.data.held_out
-        step = 0 if subject == BASE else state.step
+        step = 0 if subject == BASE else state.weights_step
         done = state.evaluation(subject=subject, split=split, step=step) if split else None
         if done is None:
             return {}

@@ -10,8 +10,10 @@ import torch
 from peft import PeftModel
 
 from anneal_pipeline.data.prepared import PreparedSplit
+from anneal_pipeline.errors import DOES_NOT_FIT, UserError
 from anneal_pipeline.training.batches import Batch, collate, micro_batches
 from anneal_pipeline.training.loss import LogitsPath, sum_of_losses
+from anneal_pipeline.training.memory import RowLimit, free_memory, is_out_of_memory
 from anneal_pipeline.training.ranks import Ranks
 
 PERPLEXITY = "perplexity"
@@ -19,6 +21,8 @@ RESPONSE_PERPLEXITY = "responsePerplexity"
 TOKEN_ACCURACY = "tokenAccuracy"  # noqa: S105  # tokens of text, no secret
 LOSS = "loss"
 
+ROWS_PER_GROUP = 16
+"""Rows that one rank takes at a time: the same on all ranks, whatever memory each of them has."""
 MAX_EXPONENT = 700.0
 """exp of more than this is no fp64 number."""
 
@@ -39,11 +43,14 @@ class Evaluator:
     path: LogitsPath
     ranks: Ranks
     pad_id: int
-    batch_size: int
+    limit: RowLimit
+    """Rows per forward pass; lowered where memory runs out."""
     wanted: Sequence[str]
     should_stop: Callable[[], bool]
     on_progress: Callable[[str, int, int], None]
     """Called with (stage, batches done, batches in all)."""
+    on_halved: Callable[[int], None]
+    """Called with the rows per forward pass after memory ran out."""
 
     def measure(self, split: PreparedSplit, *, stage: str) -> SplitMetrics | None:
         """Metrics over a split, for `stage`; None if asked to stop on the way."""
@@ -65,7 +72,7 @@ class Evaluator:
         """(loss, correct, tokens) over all ranks."""
         lengths = split.lengths()
         order = sorted(range(len(split)), key=lambda row: -lengths[row])
-        groups = micro_batches(order, self.batch_size)
+        groups = micro_batches(order, ROWS_PER_GROUP)
         sums = [0.0, 0.0, 0.0]
         for first in range(0, len(groups), self.ranks.world_size):
             # Every rank takes part in the vote, also one that has no batch in this round.
@@ -73,11 +80,44 @@ class Evaluator:
                 return None
             mine = groups[first + self.ranks.rank : first + self.ranks.rank + 1]
             for rows in mine:
-                batch = collate(split, rows, pad_id=self.pad_id, train_all=train_all)
-                for index, value in enumerate(self._batch_sums(batch)):
+                for index, value in enumerate(self._group_sums(split, rows, train_all=train_all)):
                     sums[index] += value
             self.on_progress(stage, min(first + self.ranks.world_size, len(groups)), len(groups))
         return self.ranks.sum(sums)
+
+    def _group_sums(
+        self, split: PreparedSplit, rows: Sequence[int], *, train_all: bool
+    ) -> tuple[float, float, float]:
+        """Sums over some rows, in as many pieces as memory wants; ranks need not agree on it."""
+        loss = correct = count = 0.0
+        left = list(rows)
+        while left:
+            part = left[: self.limit.rows]
+            batch = collate(split, part, pad_id=self.pad_id, train_all=train_all)
+            try:
+                sums = self._batch_sums(batch)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                sums = None
+            if sums is None:
+                self._lower(rows=len(part), length=batch.ids.shape[1])
+                continue
+            loss, correct, count = loss + sums[0], correct + sums[1], count + sums[2]
+            left = left[len(part) :]
+        return loss, correct, count
+
+    def _lower(self, *, rows: int, length: int) -> None:
+        free_memory(self.ranks.device)
+        if not self.limit.halve(rows=rows):
+            raise UserError(
+                DOES_NOT_FIT,
+                f"Memory ran out in an evaluation with {rows} {'row' if rows == 1 else 'rows'} of "
+                f"up to {length} tokens; "
+                + ("set training.recovery.oom to recover; or " if rows > 1 else "")
+                + f"set training.sequenceLength to {max(8, length // 2)}",
+            )
+        self.on_halved(self.limit.rows)
 
     def _batch_sums(self, batch: Batch) -> tuple[float, float, float]:
         loss = correct = count = 0.0

@@ -2,21 +2,26 @@
 
 At every step boundary, in this order: evaluate if due, save if due, end or stop if asked, take a
 step. What has been done at a boundary is in the state, so a run that resumes there does only the
-rest.
+rest. What goes wrong within a step is for `recovery`.
 """
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from anneal_pipeline.checkpoint.manifest import CheckpointInfo
-from anneal_pipeline.checkpoint.store import Best, CheckpointStore
+from anneal_pipeline.checkpoint.store import CheckpointStore
 from anneal_pipeline.config.pipeline import PipelineConfig
 from anneal_pipeline.config.steps import StepPlan
+from anneal_pipeline.config.training import EarlyStoppingConfig
 from anneal_pipeline.data.prepare import PreparedData
 from anneal_pipeline.data.prepared import PreparedSplit
 from anneal_pipeline.device import used_memory_bytes
@@ -24,6 +29,9 @@ from anneal_pipeline.evaluation.perplexity import RESPONSE_PERPLEXITY, Evaluator
 from anneal_pipeline.model.adapters import trainable_parameters
 from anneal_pipeline.model.loading import TunedModel
 from anneal_pipeline.observer import (
+    EVENT_BEST_RESTORED,
+    EVENT_EARLY_STOP,
+    EVENT_WARNING,
     STAGE_TRAINING,
     STAGE_TRAINING_EVALUATION,
     CheckpointReport,
@@ -32,12 +40,16 @@ from anneal_pipeline.observer import (
     StepReport,
 )
 from anneal_pipeline.training.batches import Batch, StepBatches, collate, micro_batches
+from anneal_pipeline.training.early_stopping import gain, stale_evaluations
 from anneal_pipeline.training.loss import LogitsPath
+from anneal_pipeline.training.memory import MemoryRanOutError, RowLimit
 from anneal_pipeline.training.optimizer import AdapterOptimizer, StepOutcome
 from anneal_pipeline.training.randomness import seed_step
 from anneal_pipeline.training.ranks import Ranks
+from anneal_pipeline.training.recovery import INITIAL_NAME, Recovery, pin_best
+from anneal_pipeline.training.resume import share_checkpoint
 from anneal_pipeline.training.schedule import rate_share
-from anneal_pipeline.training.state import Evaluated, RunState, write_state
+from anneal_pipeline.training.state import Evaluated, RunState, load_weights, write_state
 
 TUNED = "tuned"
 
@@ -49,6 +61,8 @@ class Trainer:
     tuned: TunedModel
     path: LogitsPath
     optimizer: AdapterOptimizer
+    limit: RowLimit
+    """Rows per forward pass of a training step."""
     evaluator: Evaluator
     data: PreparedData
     state: RunState
@@ -66,6 +80,11 @@ class Trainer:
     _batches: StepBatches = field(init=False)
     _started: float = field(init=False)
     _first_step: int = field(init=False)
+    _parameters: dict[str, torch.nn.Parameter] = field(init=False)
+    _early: EarlyStoppingConfig | None = field(init=False)
+    _recovery: Recovery = field(init=False)
+    metric: str = field(init=False)
+    """What the best checkpoint is judged by."""
 
     def __post_init__(self) -> None:
         self._batches = StepBatches(
@@ -73,56 +92,173 @@ class Trainer:
             batch_size=self.plan.batch_size,
             seed=self.config.training.seed,
         )
+        self._parameters = trainable_parameters(self.tuned.model)
+        self._early = self.config.training.early_stopping
+        self.metric = self._early.metric if self._early else RESPONSE_PERPLEXITY
+        self.limit.rows = min(self.limit.rows, self.state.micro_batch_size or self.limit.rows)
+        self._recovery = Recovery(
+            config=self.config,
+            data=self.data,
+            parameters=self._parameters,
+            optimizer=self.optimizer,
+            path=self.path,
+            limit=self.limit,
+            checkpoints=self.checkpoints,
+            observer=self.observer,
+            ranks=self.ranks,
+            scratch=self.scratch,
+            metric=self.metric,
+        )
 
     def run(self) -> bool:
         """Train; False when a planned stop came before the last step."""
-        self._started = self.clock()
-        self._first_step = self.state.step
-        if self.state.step and self.last_checkpoint:
-            self._saved_step = self.state.step
-        self.tuned.model.train()
+        self._begin()
         while True:
             if not self._evaluate_if_due() or self.ranks.any(self.observer.should_stop()):
                 self._save("stop")
                 return False
-            if self.state.step >= self.plan.total_steps:
+            if self._is_over():
                 self._save("end")
+                self._restore_best()
                 return True
             if self.state.step and self.state.step % self.plan.checkpoint_steps == 0:
                 self._save("interval")
             self._step()
             self._write_milestones()
 
+    def _begin(self) -> None:
+        self._started = self.clock()
+        self._first_step = self.state.step
+        self.tuned.model.train()
+        if self.last_checkpoint is None:
+            self._write_state(self.scratch / INITIAL_NAME)
+            return
+        self._saved_step = self.state.step
+        if self.ranks.is_first:
+            pin_best(self.checkpoints, self.state, metric=self.metric)
+            self._write_milestones()  # killed after the checkpoint, it may not have got out
+
+    def _is_over(self) -> bool:
+        if self.state.step >= self.plan.total_steps:
+            return True
+        if self._early is None:
+            return False
+        stale = stale_evaluations(
+            self.metric, self._watched_values(), min_delta=self._early.min_delta
+        )
+        if stale < self._early.patience:
+            return False
+        self._tell(
+            EVENT_EARLY_STOP,
+            f"Stopping early at step {self.state.step} of {self.plan.total_steps}: {self.metric} "
+            f"did not improve by more than {self._early.min_delta:g} in {stale} evaluations; the "
+            f"best is {self.state.best_value:.4g} at step {self.state.best_step}",
+            step=self.state.step,
+            bestStep=self.state.best_step,
+        )
+        return True
+
+    def _restore_best(self) -> None:
+        """Take the best checkpoint's weights as the result, where early stopping asks for it."""
+        best = self.state.best_checkpoint
+        wanted = self._early is not None and self._early.restore_best
+        if not wanted or best is None or self.state.best_step == self.state.step:
+            return
+        saved = share_checkpoint(
+            self.checkpoints.fetch(best) if self.ranks.is_first else None,
+            checkpoints=self.checkpoints,
+            ranks=self.ranks,
+        )
+        if saved is None:
+            self._tell(
+                EVENT_WARNING,
+                f"The best checkpoint {best} cannot be read: the result is that of the last step",
+            )
+            return
+        load_weights(saved.folder, self._parameters)
+        self.state.result_step = self.state.best_step
+        self._tell(
+            EVENT_BEST_RESTORED,
+            f"The result is that of step {self.state.best_step}: {self.metric} "
+            f"{self.state.best_value:.4g}, the best of {len(self._watched_values())} evaluations",
+            step=self.state.best_step,
+        )
+
     def _step(self) -> None:
-        step = self.state.step
-        began = self.clock()
-        seed_step(self.config.training.seed, rank=self.ranks.rank, step=step)
-        rate = self.config.training.learning_rate * rate_share(
+        step, began = self.state.step, self.clock()
+        while True:
+            rows = self._rows_of(step)
+            outcome = self._gather(step, rows)
+            if outcome.is_finite:
+                break
+            self.optimizer.take_back()
+            restored = self._recovery.after_non_finite(
+                self.state, rows=rows, outcome=outcome, batch_of=self._batch
+            )
+            if restored is not None:
+                return self._go_back(restored)
+        if outcome.num_trained_tokens:
+            self._take(outcome, began=began)
+        else:
+            self._pass_over(rows)
+
+    def _rows_of(self, step: int) -> tuple[int, ...]:
+        rows = self._batches.rows_of(step)
+        if not self.state.skipped_rows:
+            return rows
+        skipped = frozenset(self.state.skipped_rows)
+        return tuple(row for row in rows if row not in skipped)
+
+    def _gather(self, step: int, rows: Sequence[int]) -> StepOutcome:
+        """The gradients of the step, with as many rows at once as memory holds."""
+        while True:
+            seed_step(self.config.training.seed, rank=self.ranks.rank, step=step)
+            try:
+                return self.optimizer.gather(self.path, self._own_batches(rows))
+            except MemoryRanOutError:
+                self._recovery.after_memory_ran_out(self.state, rows=rows)
+
+    def _take(self, outcome: StepOutcome, *, began: float) -> None:
+        """Apply the gradients and look at what came of it."""
+        rate = self._recovery.rate(self.state) * rate_share(
             self.config.training.schedule,
-            step=step,
+            step=self.state.step,
             total_steps=self.plan.total_steps,
             warmup_steps=self.plan.warmup_steps,
         )
-        outcome = self.optimizer.step(
-            self.path, self._own_batches(step), learning_rate=rate, step=step
-        )
-        self.state.step = step + 1
+        self.optimizer.apply(rate)
+        self.state.step += 1
         self.state.num_trained_tokens += outcome.num_trained_tokens
         self.state.losses.append((self.state.step, outcome.loss))
         if self.ranks.is_first:
             self._report_step(outcome, rate=rate, seconds=self.clock() - began)
+        restored = self._recovery.after_step(self.state, outcome=outcome)
+        if restored is not None:
+            self._go_back(restored)
 
-    def _own_batches(self, step: int) -> list[Batch]:
-        groups = micro_batches(self._batches.rows_of(step), self.plan.micro_batch_size)
-        return [
-            collate(
-                self.data.train,
-                rows,
-                pad_id=self.pad_id,
-                train_all=self.config.training.loss_on == "all",
-            )
-            for rows in groups[self.ranks.rank :: self.ranks.world_size]
-        ]
+    def _pass_over(self, rows: Sequence[int]) -> None:
+        """A step without a trained token changes nothing, but it is a step."""
+        self.optimizer.take_back()
+        self.state.step += 1
+        self._tell(
+            EVENT_WARNING,
+            f"Step {self.state.step} trains nothing: none of its {len(rows)} rows has a trained "
+            "token left",
+            step=self.state.step,
+        )
+
+    def _go_back(self, restored: RunState) -> None:
+        self.state = restored
+        self._saved_step = restored.step
+        self._first_step, self._started = restored.step, self.clock()
+
+    def _own_batches(self, rows: Sequence[int]) -> list[Batch]:
+        groups = micro_batches(rows, self.limit.rows)
+        return [self._batch(group) for group in groups[self.ranks.rank :: self.ranks.world_size]]
+
+    def _batch(self, rows: Sequence[int]) -> Batch:
+        train_all = self.config.training.loss_on == "all"
+        return collate(self.data.train, rows, pad_id=self.pad_id, train_all=train_all)
 
     def _report_step(self, outcome: StepOutcome, *, rate: float, seconds: float) -> None:
         step, total = self.state.step, self.plan.total_steps
@@ -179,25 +315,28 @@ class Trainer:
                     seconds=self.clock() - began,
                 )
             )
-        self._keep_if_best(measured.metrics[RESPONSE_PERPLEXITY])
+        self._keep_if_best(measured.metrics[self.metric])
         return True
 
+    def _watched_values(self) -> list[float]:
+        """The watched metric at every evaluation while training, in order."""
+        watched = self._watched()
+        return [
+            done.metrics[self.metric]
+            for done in self.state.evaluations
+            if watched and done.subject == TUNED and done.split == watched[0]
+        ]
+
     def _keep_if_best(self, value: float) -> None:
-        if self.state.best_value is not None and value >= self.state.best_value:
+        best = self.state.best_value
+        if math.isnan(value) or (best is not None and gain(self.metric, value, over=best) <= 0):
             return
         self.state.best_value = value
         self.state.best_step = self.state.step
+        self.state.best_checkpoint = self.checkpoints.name_of(self.state.step)
         self._save("best")
-        # Resumed at this very step, the checkpoint is the one that was resumed from.
-        if self.ranks.is_first and self.last_checkpoint is not None:
-            self.checkpoints.pin_best(
-                Best(
-                    name=self.last_checkpoint,
-                    step=self.state.step,
-                    metric=RESPONSE_PERPLEXITY,
-                    value=value,
-                )
-            )
+        if self.ranks.is_first:
+            pin_best(self.checkpoints, self.state, metric=self.metric)
 
     def _save(self, cause: str) -> None:
         """Save this step, once; the first rank writes, the others wait."""
@@ -211,14 +350,7 @@ class Trainer:
         began = self.clock()
         folder = self.scratch / "saving"
         shutil.rmtree(folder, ignore_errors=True)
-        self.state.scaler = dict(self.optimizer.scaler.state_dict())
-        write_state(
-            folder,
-            state=self.state,
-            parameters=trainable_parameters(self.tuned.model),
-            optimizer=self.optimizer.adamw,
-            observer_state=self.observer.save_state(),
-        )
+        self._write_state(folder)
         manifest = self.checkpoints.save(folder, self.checkpoint_info(self.state))
         shutil.rmtree(folder)
         self.last_checkpoint = manifest.name
@@ -232,6 +364,22 @@ class Trainer:
                 cause=cause,
             )
         )
+
+    def _write_state(self, folder: Path) -> None:
+        self.state.scaler = dict(self.optimizer.scaler.state_dict())
+        self.state.evaluation_batch_size = self.evaluator.limit.rows
+        write_state(
+            folder,
+            state=self.state,
+            parameters=self._parameters,
+            optimizer=self.optimizer.adamw,
+            observer_state=self.observer.save_state(),
+            config=self.config.to_data(),
+        )
+
+    def _tell(self, event: str, message: str, **fields: Any) -> None:
+        if self.ranks.is_first:
+            self.observer.on_event(event, message, fields)
 
     def _write_milestones(self) -> None:
         for percent in self.config.checkpoint.milestones:

@@ -1,95 +1,138 @@
 """One optimiser step: gradients of a batch, clipped, applied.
 
 The loss of a step is the sum of its token losses over its number of trained tokens, over all
-micro-batches and ranks: how the batch is cut up does not change the gradient.
+micro-batches and ranks: how the batch is cut up does not change the gradient. Gathering and
+applying are two calls, so that a step that went wrong can be taken back before it counts.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from peft import PeftModel
+from peft.optimizers import create_loraplus_optimizer
 
 from anneal_pipeline.config.training import TrainingConfig
-from anneal_pipeline.errors import NON_FINITE_LOSS, TrainingFailedError
+from anneal_pipeline.model.adapters import trainable_parameters
 from anneal_pipeline.training.batches import Batch
 from anneal_pipeline.training.loss import LogitsPath
+from anneal_pipeline.training.memory import MemoryRanOutError, free_memory, is_out_of_memory
 from anneal_pipeline.training.ranks import Ranks
+
+_RATIO = "rate_ratio"
+"""Key of a parameter group: its learning rate over that of the A matrices."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepOutcome:
     loss: float
-    """Nats per trained token."""
+    """Nats per trained token; 0 where no token is trained."""
     grad_norm: float
     num_tokens: int
     num_trained_tokens: int
+    is_finite: bool
+    """False: the gradients must not be applied."""
 
 
 class AdapterOptimizer:
     """AdamW over the adapters, with fp16 loss scaling where the products run in fp16."""
 
     def __init__(
-        self,
-        config: TrainingConfig,
-        *,
-        parameters: Mapping[str, torch.nn.Parameter],
-        compute: torch.dtype,
-        ranks: Ranks,
+        self, config: TrainingConfig, *, model: PeftModel, compute: torch.dtype, ranks: Ranks
     ) -> None:
         self._config = config
-        self._parameters = list(parameters.values())
+        self._parameters = list(trainable_parameters(model).values())
         self._ranks = ranks
-        self.adamw = torch.optim.AdamW(
-            self._parameters,
-            lr=config.learning_rate,
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
+        self.adamw = _adamw(config, model=model)
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=compute == torch.float16)
 
     def step(
-        self, path: LogitsPath, batches: Sequence[Batch], *, learning_rate: float, step: int
+        self, path: LogitsPath, batches: Sequence[Batch], *, learning_rate: float
     ) -> StepOutcome:
-        """Train on this rank's micro-batches of step `step`."""
+        """Train on this rank's micro-batches."""
+        outcome = self.gather(path, batches)
+        self.apply(learning_rate)
+        return outcome
+
+    def gather(self, path: LogitsPath, batches: Sequence[Batch]) -> StepOutcome:
+        """Bring the clipped gradients of one step together, over micro-batches and ranks.
+
+        Raises MemoryRanOutError on all ranks, with nothing gathered, if memory ran out on one.
+        """
         own = [sum(b.num_tokens for b in batches), sum(b.num_trained_tokens for b in batches)]
         num_tokens, num_trained = (int(n) for n in self._ranks.sum(own))
-        own_loss = 0.0
-        for batch in batches:
-            own_loss += path.backward(
-                batch.to(self._ranks.device),
-                weigh=lambda losses: self.scaler.scale(losses / num_trained),
-            )
-        loss = self._ranks.sum([own_loss])[0] / num_trained
+        divisor = max(1, num_trained)
+        own_loss, ran_out = 0.0, False
+        try:
+            for batch in batches:
+                own_loss += path.backward(
+                    batch.to(self._ranks.device),
+                    weigh=lambda losses: self.scaler.scale(losses / divisor),
+                )
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            ran_out = True
+        if self._ranks.any(ran_out):
+            self.drop()
+            free_memory(self._ranks.device)
+            raise MemoryRanOutError
+        loss = self._ranks.sum([own_loss])[0] / divisor
         self._ranks.sum_gradients(self._parameters)
-        grad_norm = self._apply(learning_rate, loss=loss, step=step)
-        return StepOutcome(
-            loss=loss,
-            grad_norm=grad_norm,
-            num_tokens=num_tokens,
-            num_trained_tokens=num_trained,
-        )
-
-    def _apply(self, learning_rate: float, *, loss: float, step: int) -> float:
         self.scaler.unscale_(self.adamw)
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._config.max_grad_norm)
         grad_norm = float(norm)
         # With fp16 scaling a gradient that overflows is expected: the scaler leaves the step out.
         overflow_is_expected = self.scaler.is_enabled()
-        if not _is_finite(loss) or not (_is_finite(grad_norm) or overflow_is_expected):
-            raise TrainingFailedError(
-                NON_FINITE_LOSS,
-                f"Loss is {loss} and gradient norm {grad_norm} at step {step + 1} with learning "
-                f"rate {learning_rate:g}; lower training.learningRate, or look for damaged rows",
-            )
+        return StepOutcome(
+            loss=loss,
+            grad_norm=grad_norm,
+            num_tokens=num_tokens,
+            num_trained_tokens=num_trained,
+            is_finite=math.isfinite(loss) and (math.isfinite(grad_norm) or overflow_is_expected),
+        )
+
+    def apply(self, learning_rate: float) -> None:
+        """Move the adapters by the gathered gradients."""
         for group in self.adamw.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group[_RATIO]
         self.scaler.step(self.adamw)
         self.scaler.update()
+        self.drop()
+
+    def take_back(self) -> None:
+        """Forget the gradients that `gather` brought together."""
+        if self.scaler.is_enabled():
+            self.scaler.update()  # it refuses to unscale twice otherwise
+        self.drop()
+
+    def drop(self) -> None:
         self.adamw.zero_grad(set_to_none=True)
-        return grad_norm
 
 
-def _is_finite(value: float) -> bool:
-    return value == value and abs(value) != float("inf")
+def _adamw(config: TrainingConfig, *, model: PeftModel) -> torch.optim.AdamW:
+    rate, decay = config.learning_rate, config.weight_decay
+    if config.lora_plus_ratio is None:
+        parameters = list(trainable_parameters(model).values())
+        adamw = torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, fused=True)
+    else:
+        options: dict[str, Any] = {"loraplus_weight_decay": decay, "fused": True}
+        adamw = create_loraplus_optimizer(
+            model,
+            torch.optim.AdamW,
+            lr=rate,
+            loraplus_lr_ratio=config.lora_plus_ratio,
+            **options,
+        )
+    for group in adamw.param_groups:
+        group[_RATIO] = group["lr"] / rate
+    return adamw
+
+
+def are_finite(parameters: Mapping[str, torch.nn.Parameter]) -> bool:
+    """True when every adapter weight is a number."""
+    return all(bool(torch.isfinite(parameter).all()) for parameter in parameters.values())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
@@ -12,8 +12,16 @@ import torch
 import torch.distributed
 
 from anneal_pipeline.checkpoint.store import CheckpointStore, SavedCheckpoint
-from anneal_pipeline.errors import RUN_CHANGED, CheckpointError, UserError
+from anneal_pipeline.config.pipeline import PipelineConfig
+from anneal_pipeline.errors import CheckpointError
 from anneal_pipeline.observer import EVENT_RESUMED, EVENT_WARNING, Observer
+from anneal_pipeline.training.changes import (
+    BASE_DIGEST,
+    DATASET_CONTENT,
+    Change,
+    find_changes,
+    refuse_changes,
+)
 from anneal_pipeline.training.optimizer import AdapterOptimizer
 from anneal_pipeline.training.ranks import Ranks
 from anneal_pipeline.training.state import (
@@ -39,13 +47,21 @@ def run_facts(*, world_size: int, micro_batch_size: int, base_digest: str) -> di
         "numThreads": torch.get_num_threads(),
         "machine": platform.machine(),
         "cpuCapability": torch.backends.cpu.get_cpu_capability(),
-        "baseDigest": base_digest,
+        BASE_DIGEST: base_digest,
     }
 
 
 def find_checkpoint(checkpoints: CheckpointStore, *, ranks: Ranks) -> SavedCheckpoint | None:
     """The checkpoint all ranks resume from: the first rank chooses, the others fetch the same."""
-    found = checkpoints.latest() if ranks.is_first else None
+    return share_checkpoint(
+        checkpoints.latest() if ranks.is_first else None, checkpoints=checkpoints, ranks=ranks
+    )
+
+
+def share_checkpoint(
+    found: SavedCheckpoint | None, *, checkpoints: CheckpointStore, ranks: Ranks
+) -> SavedCheckpoint | None:
+    """What the first rank found, as every rank's own verified copy."""
     if ranks.world_size == 1:
         return found
     names = [found.manifest.name if found else None]
@@ -58,38 +74,40 @@ def find_checkpoint(checkpoints: CheckpointStore, *, ranks: Ranks) -> SavedCheck
     return fetched
 
 
-def check_same_run(saved: SavedCheckpoint, *, config_hash: str, dataset_digest: str) -> None:
-    """Refuse a checkpoint of another configuration or other data."""
-    changed = []
-    if saved.manifest.config_hash != config_hash:
-        changed.append("the model, dataset, tuning or training section of the configuration")
-    if saved.manifest.dataset_digest != dataset_digest:
-        changed.append("the prepared training data")
-    if changed:
-        raise UserError(
-            RUN_CHANGED,
-            f"Checkpoint {saved.manifest.name} belongs to another run: {' and '.join(changed)} "
-            "changed since; put the old values back, set checkpoint.resume to Never, or use a new "
-            "output folder",
-        )
-
-
 def restore(
     saved: SavedCheckpoint,
     *,
     parameters: Mapping[str, torch.nn.Parameter],
     optimizer: AdapterOptimizer,
+    config: PipelineConfig,
+    dataset_digest: str,
     facts: Mapping[str, Any],
     observer: Observer,
 ) -> RunState:
-    """Load a checkpoint into model and optimizer and return the state of its run."""
+    """Load a checkpoint into model and optimizer and return the state of its run.
+
+    A checkpoint of another run is refused before anything is loaded.
+    """
     state = read_state(saved.folder)
+    changes = find_changes(
+        saved,
+        config=config,
+        dataset_digest=dataset_digest,
+        libraries=library_versions(),
+        facts=facts,
+        saved_facts=state.facts,
+    )
+    refuse_changes(
+        changes, checkpoint=saved.manifest.name, accepted=config.checkpoint.accept_changes
+    )
+    if any(change.path == DATASET_CONTENT for change in changes):
+        state.skipped_rows = []  # they were numbers of other rows
     load_weights(saved.folder, parameters)
     load_moments(saved.folder, parameters, optimizer.adamw)
     if state.scaler:
         optimizer.scaler.load_state_dict(dict(state.scaler))
     observer.load_state(read_observer_state(saved.folder))
-    _warn_of_differences(saved, state, facts=facts, observer=observer)
+    _warn_of_differences(changes, state, facts=facts, observer=observer)
     state.facts = dict(facts)
     observer.on_event(
         EVENT_RESUMED,
@@ -100,11 +118,14 @@ def restore(
 
 
 def _warn_of_differences(
-    saved: SavedCheckpoint, state: RunState, *, facts: Mapping[str, Any], observer: Observer
+    accepted: Sequence[Change], state: RunState, *, facts: Mapping[str, Any], observer: Observer
 ) -> None:
-    before = {**saved.manifest.libraries, **state.facts}
-    now = {**library_versions(), **facts}
-    changed = [f"{key} {before[key]} -> {now[key]}" for key in now if before.get(key) != now[key]]
+    changed = [str(change) for change in accepted]
+    changed += [
+        f"{key} {state.facts.get(key)} -> {now}"
+        for key, now in facts.items()
+        if key != BASE_DIGEST and state.facts.get(key) != now
+    ]
     if changed:
         observer.on_event(
             EVENT_WARNING,

@@ -16,10 +16,13 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from anneal_pipeline.errors import RUN_CHANGED, UserError
+
 ADAPTER_NAME = "adapter.safetensors"
 OPTIMIZER_NAME = "optimizer.safetensors"
 STATE_NAME = "state.json"
 OBSERVER_NAME = "observer.json"
+CONFIG_NAME = "config.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,12 +44,33 @@ class RunState:
     """The last step that was evaluated."""
     best_step: int | None = None
     best_value: float | None = None
+    best_checkpoint: str | None = None
+    """Name of the checkpoint of `best_step`."""
+    result_step: int | None = None
+    """The step whose weights are the result, where these are not the last ones."""
+    micro_batch_size: int | None = None
+    """Rows per forward pass since memory ran out; None: as planned."""
+    evaluation_batch_size: int | None = None
+    """The same of evaluations."""
+    rate_factor: float = 1.0
+    """What the learning rate is multiplied with since something went wrong."""
+    interventions: int = 0
+    """How often the learning rate was lowered because something went wrong."""
+    skipped_rows: list[int] = field(default_factory=list)
+    """Training rows that are left out since they made the loss no number."""
+    told: list[str] = field(default_factory=list)
+    """Diagnoses that were made already."""
     losses: list[tuple[int, float]] = field(default_factory=list)
     evaluations: list[Evaluated] = field(default_factory=list)
     scaler: dict[str, float] = field(default_factory=dict)
     """Of the fp16 loss scaling, empty without it."""
     facts: dict[str, Any] = field(default_factory=dict)
     """What has to be equal for a resumed run to end bit-equal."""
+
+    @property
+    def weights_step(self) -> int:
+        """The step from which the weights in the model are, once training is over."""
+        return self.step if self.result_step is None else self.result_step
 
     def evaluation(self, *, subject: str, split: str, step: int) -> Evaluated | None:
         for done in self.evaluations:
@@ -62,8 +86,10 @@ def write_state(
     parameters: Mapping[str, torch.nn.Parameter],
     optimizer: torch.optim.Optimizer,
     observer_state: Mapping[str, Any],
+    config: Mapping[str, Any],
 ) -> None:
     folder.mkdir(parents=True)
+    (folder / CONFIG_NAME).write_text(json.dumps(config, indent=1) + "\n")
     weights = {name: p.detach().cpu().contiguous() for name, p in parameters.items()}
     save_file(weights, folder / ADAPTER_NAME)
     save_file(_moments(parameters, optimizer), folder / OPTIMIZER_NAME)
@@ -88,16 +114,31 @@ def read_state(folder: Path) -> RunState:
     return RunState(evaluations=evaluations, losses=losses, **fields)
 
 
+def read_config(folder: Path) -> dict[str, Any]:
+    """The configuration of the run that wrote the checkpoint."""
+    config: dict[str, Any] = json.loads((folder / CONFIG_NAME).read_text())
+    return config
+
+
 def read_observer_state(folder: Path) -> dict[str, Any]:
     state: dict[str, Any] = json.loads((folder / OBSERVER_NAME).read_text())
     return state
 
 
 def load_weights(folder: Path, parameters: Mapping[str, torch.nn.Parameter]) -> None:
+    """Take the adapters of a checkpoint; other ones than the model has are `RunChanged`."""
     stored = load_file(folder / ADAPTER_NAME)
-    if stored.keys() != parameters.keys():
-        difference = sorted(stored.keys() ^ parameters.keys())[:3]
-        raise ValueError(f"checkpoint and model have other adapters: {', '.join(difference)}")
+    shapes = {name: tuple(tensor.shape) for name, tensor in stored.items()}
+    wanted = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+    if shapes != wanted:
+        names = sorted(n for n in {*shapes, *wanted} if shapes.get(n) != wanted.get(n))
+        first = names[0]
+        raise UserError(
+            RUN_CHANGED,
+            f"The checkpoint has other adapters than this run: {len(names)} differ, {first} has "
+            f"shape {shapes.get(first, 'none')} there and {wanted.get(first, 'none')} here; such a "
+            "change cannot be accepted: put tuning back, or set checkpoint.resume to Never",
+        )
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(stored[name])
@@ -108,6 +149,8 @@ def load_moments(
     parameters: Mapping[str, torch.nn.Parameter],
     optimizer: torch.optim.Optimizer,
 ) -> None:
+    """Take the moments of a checkpoint, and no others: a parameter it has none for starts anew."""
+    optimizer.state.clear()
     for key, value in load_file(folder / OPTIMIZER_NAME).items():
         name, _, slot = key.rpartition("|")
         parameter = parameters[name]

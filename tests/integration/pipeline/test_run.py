@@ -167,7 +167,7 @@ def test_a_loss_that_is_no_number_fails_honestly(
     kit: ModuleType, model_dir: Path, rows: Path, tmp_path: Path
 ) -> None:
     evaluation = {"baseline": False, "numGenerations": 0, "everySteps": 6}
-    config = kit.make_config(evaluation=evaluation)
+    config = kit.make_config(evaluation=evaluation, training={"recovery": {"nan": "fail"}})
 
     class Poisoning(kit.RecordingObserver):  # type: ignore[name-defined,misc]
         """Puts a NaN into the weights after the second step, as broken hardware would."""
@@ -178,6 +178,6 @@ def test_a_loss_that_is_no_number_fails_honestly(
                     if isinstance(tensor, torch.nn.Parameter) and tensor.requires_grad:
                         tensor.data.fill_(float("nan"))
 
-    with pytest.raises(UserError, match=r"at step 3 with learning rate") as caught:
+    with pytest.raises(UserError, match=r"no numbers after step 2") as caught:
         kit.run(tmp_path, config, model_dir=model_dir, rows=rows, observer=Poisoning())
     assert caught.value.reason == "NonFiniteLoss"

@@ -112,17 +112,30 @@ FILES: dict[str, dict[str, str]] = {
     },
     f"{PIPELINE}/training/optimizer.py": {
         "training.weightDecay": "config.weight_decay",
+        "training.loraPlusRatio": "config.lora_plus_ratio",
         "training.maxGradNorm": "_config.max_grad_norm",
     },
     f"{PIPELINE}/training/loop.py": {
-        "training.learningRate": "training.learning_rate",
+        "training.earlyStopping.metric": "_early.metric",
+        "training.earlyStopping.patience": "_early.patience",
+        "training.earlyStopping.minDelta": "_early.min_delta",
+        "training.earlyStopping.restoreBest": "_early.restore_best",
         "training.schedule": "training.schedule",
         "training.lossOn": "training.loss_on",
         "training.seed": "training.seed",
         "checkpoint.milestones": "checkpoint.milestones",
     },
+    f"{PIPELINE}/training/recovery.py": {
+        "training.learningRate": "training.learning_rate",
+        "training.recovery.nan": "recovery.nan",
+        "training.recovery.divergence": "modes.divergence",
+    },
+    f"{PIPELINE}/training/resume.py": {"checkpoint.acceptChanges": "checkpoint.accept_changes"},
     f"{PIPELINE}/opening.py": {"checkpoint.resume": "checkpoint.resume"},
-    f"{PIPELINE}/run.py": {"export.verify": "export.verify"},
+    f"{PIPELINE}/run.py": {
+        "export.verify": "export.verify",
+        "training.recovery.oom": "recovery.oom",
+    },
     f"{PIPELINE}/evaluation/compare.py": {
         "evaluation.baseline": "evaluation.baseline",
         "evaluation.metrics": "evaluation.metrics",

@@ -33,16 +33,9 @@ def test_the_smallest_job_asks_for_nothing_unsupported() -> None:
             id="values of a list",
         ),
         pytest.param(
-            "training",
-            {"recovery": {"nan": "recover"}},
-            "spec.training.recovery.nan: recover is not implemented in this release; use fail",
-            id="one of several alike",
-        ),
-        pytest.param(
-            "training",
-            {"earlyStopping": {}},
-            "spec.training.earlyStopping: this setting is not implemented in this release; "
-            "remove the field",
+            "export",
+            {"gguf": {}},
+            "spec.export.gguf: this setting is not implemented in this release; remove the field",
             id="an object, even empty",
         ),
         pytest.param(
@@ -75,13 +68,13 @@ def test_an_unsupported_value_is_named_with_its_remedy(
 def test_all_unsupported_fields_are_listed_at_once() -> None:
     spec = {
         **SMALLEST,
-        "training": {"packing": True, "loraPlusRatio": 16},
+        "training": {"packing": True, "optimizer": "pagedAdamw8bit"},
         "compute": {"engine": "RayJob", "ranksPerWorker": 4},
     }
     found = unsupported_fields(FineTuneJobSpec.parse(spec))
     assert [field.path for field in found] == [
         "training.packing",
-        "training.loraPlusRatio",
+        "training.optimizer",
         "compute.ranksPerWorker",
         "compute.engine",
     ]

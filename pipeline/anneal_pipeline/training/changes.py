@@ -1,0 +1,126 @@
+"""What differs between a run and the checkpoint it would go on from.
+
+A run that goes on under another configuration, other rows, another base or other libraries is
+another run: it is refused with every difference named, unless `checkpoint.acceptChanges` names it.
+Threads, processor and ranks change with the machine; they cost the last bits and only warn.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from anneal_pipeline.checkpoint.store import SavedCheckpoint
+from anneal_pipeline.config.pipeline import MATHEMATICAL_SECTIONS, PipelineConfig
+from anneal_pipeline.config.schema import ConfigError
+from anneal_pipeline.errors import RUN_CHANGED, UserError
+from anneal_pipeline.training.state import read_config
+
+DATASET_CONTENT = "dataset.content"
+MODEL_CONTENT = "model.content"
+LIBRARIES = "libraries"
+BASE_DIGEST = "baseDigest"
+"""The run fact that stands for the model's weights."""
+_SHOWN_MAX = 60
+_DIGEST_SHOWN = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    path: str
+    """As `checkpoint.acceptChanges` names it."""
+    before: str
+    now: str
+
+    def __str__(self) -> str:
+        return f"{self.path} {self.before} -> {self.now}"
+
+    def is_accepted(self, accepted: Sequence[str]) -> bool:
+        """True when the list holds the path or a section it lies in."""
+        return any(f"{self.path}.".startswith(f"{entry}.") for entry in accepted)
+
+
+def find_changes(
+    saved: SavedCheckpoint,
+    *,
+    config: PipelineConfig,
+    dataset_digest: str,
+    libraries: Mapping[str, str],
+    facts: Mapping[str, Any],
+    saved_facts: Mapping[str, Any],
+) -> list[Change]:
+    """Every difference that makes it another run, configuration first."""
+    changes = _between(_leaves(_known(read_config(saved.folder))), _leaves(config.to_data()))
+    digests = (
+        (DATASET_CONTENT, saved.manifest.dataset_digest, dataset_digest),
+        (MODEL_CONTENT, saved_facts.get(BASE_DIGEST), facts.get(BASE_DIGEST)),
+    )
+    changes += [
+        Change(path=path, before=_digest(before), now=_digest(now))
+        for path, before, now in digests
+        if before != now
+    ]
+    versions = {name: saved.manifest.libraries.get(name) for name in libraries}
+    return changes + _between(_prefixed(versions), _prefixed(libraries))
+
+
+def refuse_changes(changes: Sequence[Change], *, checkpoint: str, accepted: Sequence[str]) -> None:
+    """Raise `RunChanged` for what is not accepted; it names every change and how to go on."""
+    refused = [change for change in changes if not change.is_accepted(accepted)]
+    if refused:
+        listed = ", ".join(change.path for change in refused)
+        raise UserError(
+            RUN_CHANGED,
+            f"Checkpoint {checkpoint} belongs to another run: {'; '.join(map(str, refused))}; put "
+            f"the old values back, accept the difference with checkpoint.acceptChanges: [{listed}],"
+            " set checkpoint.resume to Never, or use a new output folder",
+        )
+
+
+def _known(stored: dict[str, Any]) -> dict[str, Any]:
+    """The stored configuration with the defaults of fields that came after it."""
+    try:
+        return PipelineConfig.parse(stored).to_data()
+    except ConfigError:  # a field it has is gone: compare what is there
+        return stored
+
+
+def _leaves(config: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+
+    def walk(node: object, path: str) -> None:
+        if isinstance(node, dict) and node:
+            for key, value in node.items():
+                walk(value, f"{path}.{key}")
+        else:
+            found[path] = node
+
+    for section in MATHEMATICAL_SECTIONS:
+        walk(config.get(section), section)
+    return found
+
+
+def _between(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
+    paths = dict.fromkeys((*now, *before))
+    return [
+        Change(path=path, before=_shown(before.get(path)), now=_shown(now.get(path)))
+        for path in paths
+        if before.get(path) != now.get(path)
+    ]
+
+
+def _prefixed(versions: Mapping[str, str | None]) -> dict[str, str | None]:
+    return {f"{LIBRARIES}.{name}": value for name, value in versions.items()}
+
+
+def _digest(value: object) -> str:
+    return str(value)[:_DIGEST_SHOWN] if value else "unset"
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "unset"
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= _SHOWN_MAX else f"{text[: _SHOWN_MAX - 3]}..."

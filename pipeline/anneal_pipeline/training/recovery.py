@@ -1,0 +1,288 @@
+"""What the loop does when a step goes wrong, by `training.recovery`; every action is an event.
+
+Out of memory: fewer rows per forward pass, more of them; batch and steps stay. A loss that is no
+number: the rows that cause it alone are left out from then on; where none stands out the whole step
+is left out and the learning rate halved. Damaged weights or a loss that ran away: back to the
+newest checkpoint from before, with half the learning rate. After MAX_INTERVENTIONS halvings, or too
+many rows left out, the run fails and says why. All decisions follow from numbers that every rank
+has, so ranks agree without asking, and a resumed run repeats them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from anneal_pipeline.checkpoint.manifest import order_of
+from anneal_pipeline.checkpoint.store import Best, CheckpointStore, SavedCheckpoint
+from anneal_pipeline.config.pipeline import PipelineConfig
+from anneal_pipeline.data.prepare import PreparedData
+from anneal_pipeline.errors import (
+    DOES_NOT_FIT,
+    LOSS_DIVERGED,
+    NON_FINITE_LOSS,
+    TrainingFailedError,
+    UserError,
+)
+from anneal_pipeline.observer import EVENT_RECOVERED, Observer
+from anneal_pipeline.training.batches import Batch
+from anneal_pipeline.training.loss import LogitsPath
+from anneal_pipeline.training.memory import RowLimit
+from anneal_pipeline.training.optimizer import AdapterOptimizer, StepOutcome
+from anneal_pipeline.training.ranks import Ranks
+from anneal_pipeline.training.resume import share_checkpoint
+from anneal_pipeline.training.row_places import row_places
+from anneal_pipeline.training.runaway import LOOK_BACK, WINDOW, has_run_away, is_healthy, means
+from anneal_pipeline.training.state import RunState, load_moments, load_weights, read_state
+
+RATE_CUT = 0.5
+MAX_INTERVENTIONS = 3
+"""Halvings of the learning rate: an eighth of it is the least that is tried."""
+SKIPPED_MIN, SKIPPED_SHARE = 8, 0.05
+"""Rows that may be left out: this many or this share, whichever is more."""
+NAMED_MAX = 10
+"""Rows named in one message."""
+INITIAL_NAME = "initial"
+"""Folder in the scratch space with the state before the first step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recovery:
+    config: PipelineConfig
+    data: PreparedData
+    parameters: Mapping[str, torch.nn.Parameter]
+    optimizer: AdapterOptimizer
+    path: LogitsPath
+    limit: RowLimit
+    checkpoints: CheckpointStore
+    observer: Observer
+    ranks: Ranks
+    scratch: Path
+    metric: str
+    """What `best.json` is judged by."""
+
+    def after_memory_ran_out(self, state: RunState, *, rows: Sequence[int]) -> None:
+        """Halve the micro-batch, or fail with what would fit."""
+        used = min(self.limit.rows, len(rows))
+        length = max(self.data.train.lengths()[row] for row in rows)
+        if not self.limit.halve(rows=used):
+            raise UserError(
+                DOES_NOT_FIT,
+                f"Memory ran out in training step {state.step + 1} with {used} "
+                f"{'row' if used == 1 else 'rows'} of up to {length} tokens per forward pass; "
+                f"{suggest_less_memory(self.config, rows=used, length=length)}",
+            )
+        state.micro_batch_size = self.limit.rows
+        self._tell(
+            f"Memory ran out in step {state.step + 1} with {used} rows of up to {length} tokens "
+            f"per forward pass; going on with {self.limit.rows} rows and more accumulation, the "
+            f"batch of {self.config.training.batch_size} and the number of steps stay",
+            kind="oom",
+            step=state.step + 1,
+            microBatchSize=self.limit.rows,
+        )
+
+    def after_non_finite(
+        self,
+        state: RunState,
+        *,
+        rows: Sequence[int],
+        outcome: StepOutcome,
+        batch_of: Callable[[Sequence[int]], Batch],
+    ) -> RunState | None:
+        """Leave rows out of the step, or go back; the state gone back to, or None: try again."""
+        facts = (
+            f"Loss is {outcome.loss:g} and gradient norm {outcome.grad_norm:g} at step "
+            f"{state.step + 1} with learning rate {self.rate(state):g}"
+        )
+        if self.config.training.recovery.nan != "recover":
+            raise TrainingFailedError(
+                NON_FINITE_LOSS, f"{facts}; lower training.learningRate, or look for damaged rows"
+            )
+        if not self.weights_are_finite():
+            return self.go_back(
+                state, reason=NON_FINITE_LOSS, why=f"{facts}, and adapter weights are no numbers"
+            )
+        guilty = self._guilty_rows(rows, batch_of=batch_of)
+        if guilty and len(guilty) < len(rows):
+            self._leave_out(state, rows=guilty, why=facts, end="these rows cause it alone")
+        else:
+            self._lower_rate(state, reason=NON_FINITE_LOSS, why=facts)
+            self._leave_out(state, rows=rows, why=facts, end="the learning rate is halved")
+        return None
+
+    def after_step(self, state: RunState, *, outcome: StepOutcome) -> RunState | None:
+        """Look at what a step has done; the state gone back to, or None: all is well."""
+        step, modes = state.step, self.config.training.recovery
+        losses = [loss for _, loss in state.losses[-LOOK_BACK:]]
+        if not self.weights_are_finite():
+            reason, mode = NON_FINITE_LOSS, modes.nan
+            why = (
+                f"Adapter weights are no numbers after step {step}, whose gradient norm was "
+                f"{outcome.grad_norm:g}"
+            )
+        elif has_run_away(losses):
+            reason, mode = LOSS_DIVERGED, modes.divergence
+            series = means(losses)
+            why = (
+                f"The loss ran away: its mean over {WINDOW} steps is {series[-1]:.3f} at step "
+                f"{step}, after {min(series):.3f} at its lowest"
+            )
+        else:
+            return None
+        if mode != "recover":
+            raise TrainingFailedError(
+                reason, f"{why}; lower training.learningRate from {self.rate(state):g}"
+            )
+        return self.go_back(state, reason=reason, why=why)
+
+    def rate(self, state: RunState) -> float:
+        """The peak learning rate as it stands."""
+        return self.config.training.learning_rate * state.rate_factor
+
+    def weights_are_finite(self) -> bool:
+        norm = torch.nn.utils.get_total_norm(list(self.parameters.values()))
+        return bool(torch.isfinite(norm))
+
+    def _guilty_rows(
+        self, rows: Sequence[int], *, batch_of: Callable[[Sequence[int]], Batch]
+    ) -> list[int]:
+        """The rows that give no number by themselves; the ranks share the work."""
+        flags = [0.0] * len(rows)
+        for index in range(self.ranks.rank, len(rows), self.ranks.world_size):
+            batch = batch_of([rows[index]]).to(self.ranks.device)
+            loss = torch.tensor(self.path.backward(batch, weigh=lambda losses: losses))
+            grads = [p.grad for p in self.parameters.values() if p.grad is not None]
+            norm = torch.nn.utils.get_total_norm(grads)
+            flags[index] = float(not (torch.isfinite(loss) and torch.isfinite(norm)))
+            self.optimizer.drop()
+        return [row for row, flag in zip(rows, self.ranks.sum(flags), strict=True) if flag]
+
+    def _leave_out(self, state: RunState, *, rows: Sequence[int], why: str, end: str) -> None:
+        state.skipped_rows = [*state.skipped_rows, *rows]
+        places = row_places(self.data.folder / "train", rows=rows[:NAMED_MAX])
+        more = f" and {len(rows) - NAMED_MAX} more" if len(rows) > NAMED_MAX else ""
+        message = f"{why}; left out from now on: {', '.join(places)}{more} ({end})"
+        allowed = max(SKIPPED_MIN, int(SKIPPED_SHARE * len(self.data.train)))
+        if len(state.skipped_rows) > allowed:
+            raise TrainingFailedError(
+                NON_FINITE_LOSS,
+                f"{message}; that makes {len(state.skipped_rows)} rows, more than the {allowed} "
+                "that may be left out: look at these rows, or lower training.learningRate",
+            )
+        self._tell(message, kind="nan", step=state.step + 1, rows=places, rate=self.rate(state))
+
+    def _lower_rate(self, state: RunState, *, reason: str, why: str) -> None:
+        if state.interventions >= MAX_INTERVENTIONS:
+            raise TrainingFailedError(
+                reason,
+                f"{why}; the learning rate was halved {state.interventions} times already and it "
+                f"did not help: start with training.learningRate below {self.rate(state):g}, and "
+                "look at the rows the events name",
+            )
+        state.interventions += 1
+        state.rate_factor *= RATE_CUT
+
+    def go_back(self, state: RunState, *, reason: str, why: str) -> RunState:
+        """Load the newest healthy state from before, with half the learning rate."""
+        self._lower_rate(state, reason=reason, why=why)
+        saved = self._healthy_checkpoint(state)
+        folder = saved.folder if saved is not None else self.scratch / INITIAL_NAME
+        if not folder.is_dir():
+            raise TrainingFailedError(
+                reason,
+                f"{why}; no checkpoint from before it is left to go back to: lower "
+                "training.learningRate and start anew",
+            )
+        restored = read_state(folder)
+        load_weights(folder, self.parameters)
+        load_moments(folder, self.parameters, self.optimizer.adamw)
+        if restored.scaler:
+            self.optimizer.scaler.load_state_dict(dict(restored.scaler))
+        _keep_what_was_learnt(restored, state)
+        self._forget_after(restored)
+        self._tell(
+            f"{why}; back to step {restored.step} with learning rate {self.rate(restored):g}",
+            kind="divergence" if reason == LOSS_DIVERGED else "nan",
+            step=state.step,
+            backTo=restored.step,
+            rate=self.rate(restored),
+        )
+        return restored
+
+    def _healthy_checkpoint(self, state: RunState) -> SavedCheckpoint | None:
+        """The newest one whose loss showed no sign yet."""
+        found = None
+        for name in self.checkpoints.names() if self.ranks.is_first else ():
+            order = order_of(name)
+            if order is None or order[0] > state.step or not _was_healthy(state, step=order[0]):
+                continue
+            found = self.checkpoints.fetch(name)
+            if found is not None:
+                break
+        return share_checkpoint(found, checkpoints=self.checkpoints, ranks=self.ranks)
+
+    def _forget_after(self, restored: RunState) -> None:
+        """Checkpoints from after it go, so that no later attempt takes them up."""
+        if self.ranks.is_first:
+            self.checkpoints.discard_after(restored.step)
+            names = self.checkpoints.names()
+        known = [names if self.ranks.is_first else []]
+        if self.ranks.world_size > 1:
+            torch.distributed.broadcast_object_list(known, src=0, device=self.ranks.device)
+        if restored.best_checkpoint not in known[0]:
+            restored.best_checkpoint = restored.best_step = restored.best_value = None
+        elif self.ranks.is_first:
+            pin_best(self.checkpoints, restored, metric=self.metric)
+
+    def _tell(self, message: str, **fields: Any) -> None:
+        if self.ranks.is_first:
+            self.observer.on_event(EVENT_RECOVERED, message, fields)
+
+
+def pin_best(checkpoints: CheckpointStore, state: RunState, *, metric: str) -> None:
+    """Let `best.json` name what the state knows as the best, unless it does."""
+    if state.best_checkpoint is None or state.best_step is None or state.best_value is None:
+        return
+    best = Best(
+        name=state.best_checkpoint, step=state.best_step, metric=metric, value=state.best_value
+    )
+    if checkpoints.best() != best:
+        checkpoints.pin_best(best)
+
+
+def _was_healthy(state: RunState, *, step: int) -> bool:
+    losses = [loss for done, loss in state.losses if done <= step]
+    return is_healthy(losses[-LOOK_BACK:])
+
+
+def _keep_what_was_learnt(restored: RunState, state: RunState) -> None:
+    """Going back undoes the training, not the lessons."""
+    restored.rate_factor = state.rate_factor
+    restored.interventions = state.interventions
+    restored.skipped_rows = state.skipped_rows
+    restored.micro_batch_size = state.micro_batch_size
+    restored.evaluation_batch_size = state.evaluation_batch_size
+    restored.told = state.told
+    restored.facts = state.facts
+
+
+def suggest_less_memory(config: PipelineConfig, *, rows: int, length: int) -> str:
+    """Concrete settings that need less memory, likeliest first."""
+    ways = []
+    if rows > 1:
+        ways.append(
+            f"set training.recovery.oom to recover or training.microBatchSize to {rows // 2}"
+        )
+    if not config.training.gradient_checkpointing:
+        ways.append("set training.gradientCheckpointing to true")
+    if config.tuning.method == "lora":
+        ways.append("set tuning.method to qlora")
+    ways.append(f"set training.sequenceLength to {max(8, length // 2)}")
+    if config.tuning.lora.rank > 8:
+        ways.append(f"set tuning.lora.rank to {config.tuning.lora.rank // 2}")
+    return "; or ".join(ways)

@@ -1,0 +1,298 @@
+"""Killed at any step, even twice, a run ends bit-equal to the one that was left alone."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy
+import pytest
+import torch
+
+from anneal_pipeline.checkpoint.manifest import order_of
+from anneal_pipeline.errors import UserError
+
+METHODS = {
+    "fp32 LoRA": {"method": "lora", "lora": {"rank": 4, "dropout": 0.1}},
+    "NF4 in fp32": {
+        "method": "qlora",
+        "lora": {"rank": 4, "dropout": 0.1},
+        "quantization": {"computeDtype": "float32"},
+    },
+}
+STEPS = 8
+"""One epoch of the 30 rows, whose last batch is partial, and one step of the next."""
+
+
+class KilledError(BaseException):
+    """Stands for SIGKILL: nothing in the pipeline handles it."""
+
+
+def config_of(kit: ModuleType, method: str) -> Any:
+    return kit.make_config(
+        tuning=METHODS[method],
+        training={
+            "maxSteps": STEPS,
+            "microBatchSize": 2,
+            "earlyStopping": {"patience": 3, "minDelta": 0.5},
+        },
+        dataset={"split": {"train": 0.9, "validation": 0.1}},
+        evaluation={"everySteps": 2, "numGenerations": 0, "baseline": False},
+        checkpoint={"everySteps": 3, "keep": 3},
+        export={"verify": False},
+    )
+
+
+@pytest.fixture(scope="module")
+def rows(kit: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path: Path = kit.write_rows(tmp_path_factory.mktemp("rows") / "rows.jsonl", kit.sums(30))
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(
+    kit: ModuleType, model_dir: Path, rows: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
+    """The folder of the run that nobody disturbed, by method."""
+    done: dict[str, Path] = {}
+
+    def run(method: str) -> Path:
+        if method not in done:
+            done[method] = tmp_path_factory.mktemp("whole")
+            kit.run(done[method], config_of(kit, method), model_dir=model_dir, rows=rows)
+        return done[method]
+
+    return run
+
+
+def final_state(root: Path) -> dict[str, object]:
+    """Weights, moments, progress, metrics, best: everything the last checkpoint holds."""
+    checkpoints = root / "checkpoints"
+    last = max(
+        (path for path in checkpoints.iterdir() if order_of(path.name)),
+        key=lambda path: order_of(path.name) or (0, 0),
+    )
+    nameless = re.compile(r"-a\d\d-\w+")  # which attempt wrote it is the only difference
+    state = json.loads(nameless.sub("", (last / "state.json").read_text()))
+    return {
+        "weights": (last / "adapter.safetensors").read_bytes(),
+        "moments": (last / "optimizer.safetensors").read_bytes(),
+        "state": state,
+        "best": json.loads(nameless.sub("", (checkpoints / "best.json").read_text())),
+        "artefacts": (root / "out" / "artifacts" / "manifest.json").read_bytes(),
+    }
+
+
+def dying(kit: ModuleType, step: int) -> Any:
+    class Dying(kit.RecordingObserver):  # type: ignore[name-defined,misc]
+        """Dies right after a step, and uses up random numbers of every kind on the way."""
+
+        def on_step(self, report: Any) -> None:
+            super().on_step(report)
+            random.random()
+            numpy.random.rand(3)
+            torch.rand(report.step)
+            if report.step == step:
+                raise KilledError
+
+    return Dying()
+
+
+def run_killed_at(
+    kit: ModuleType, root: Path, config: Any, *, model_dir: Path, rows: Path, steps: list[int]
+) -> list[list[int]]:
+    """One attempt for each kill and a last one; the steps that each of them took."""
+    taken = []
+    for attempt, step in enumerate([*steps, 0], start=1):
+        observer = dying(kit, step)
+        options = {"model_dir": model_dir, "rows": rows, "attempt": attempt, "observer": observer}
+        if step:
+            with pytest.raises(KilledError):
+                kit.run(root, config, **options)
+        else:
+            kit.run(root, config, **options)
+        taken.append([report.step for report in observer.steps])
+    return taken
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("step", range(1, STEPS + 1))
+def test_dropout_rng_sampler_and_epoch_survive_a_kill_at_each_step(
+    kit: ModuleType,
+    model_dir: Path,
+    rows: Path,
+    whole: Callable[[str], Path],
+    tmp_path: Path,
+    method: str,
+    step: int,
+) -> None:
+    config = config_of(kit, method)
+    taken = run_killed_at(
+        kit, tmp_path, config, model_dir=model_dir, rows=rows, steps=[step, min(step + 1, STEPS)]
+    )
+    assert taken[0] == list(range(1, step + 1))
+    assert taken[1][0] <= step, "the second attempt began after the first had died"
+    assert final_state(tmp_path) == final_state(whole(method))
+
+
+def flip(folder: Path) -> None:
+    path = folder / "optimizer.safetensors"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def remove(folder: Path) -> None:
+    (folder / "adapter.safetensors").unlink()
+
+
+def tear(folder: Path) -> None:
+    path = folder / "manifest.json"
+    path.write_bytes(path.read_bytes()[:100])
+
+
+@pytest.mark.parametrize("damage", [flip, remove, tear])
+def test_a_damaged_newest_checkpoint_is_passed_over_for_the_one_before(
+    kit: ModuleType,
+    model_dir: Path,
+    rows: Path,
+    whole: Callable[[str], Path],
+    tmp_path: Path,
+    damage: Callable[[Path], None],
+) -> None:
+    config = config_of(kit, "fp32 LoRA")
+    options = {"model_dir": model_dir, "rows": rows}
+    with pytest.raises(KilledError):
+        kit.run(tmp_path, config, observer=dying(kit, 7), **options)
+    names = kit.make_store(tmp_path).names()
+    damage(tmp_path / "checkpoints" / names[0])
+    observer = kit.RecordingObserver()
+    kit.run(tmp_path, config, attempt=2, observer=observer, **options)
+    before = order_of(names[1])
+    assert before is not None
+    assert observer.steps[0].step == before[0] + 1
+    assert final_state(tmp_path) == final_state(whole("fp32 LoRA"))
+
+
+KILLED_WHILE_SAVING = """
+import os, signal, sys
+from pathlib import Path
+from tests.integration.pipeline.test_exact_resume import config_of
+from tests.unit.pipeline import kit
+import torch
+from anneal_pipeline.checkpoint.local import LocalFolder
+
+torch.set_num_threads(1)
+root, model_dir, rows = map(Path, sys.argv[1:4])
+
+class Torn(LocalFolder):
+    def upload(self, source, name, **options):
+        if name.startswith("step-000006") and name.endswith("optimizer.safetensors"):
+            with self._begin(name).open("wb") as file:
+                file.write(source.read_bytes()[:1000])
+                file.flush()
+                os.kill(os.getpid(), signal.SIGKILL)
+        super().upload(source, name, **options)
+
+kit.LocalFolder = Torn
+kit.run(root, config_of(kit, "fp32 LoRA"), model_dir=model_dir, rows=rows)
+"""
+
+
+def test_torn_checkpoint_of_a_kill_9_during_a_save_is_not_taken(
+    kit: ModuleType,
+    model_dir: Path,
+    rows: Path,
+    whole: Callable[[str], Path],
+    tmp_path: Path,
+) -> None:
+    command = [sys.executable, "-c", KILLED_WHILE_SAVING, tmp_path, model_dir, rows]
+    killed = subprocess.run(command, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    [torn] = [p for p in (tmp_path / "checkpoints").iterdir() if p.name.startswith("step-000006")]
+    assert [path.name for path in torn.iterdir() if path.suffix == ".partial"]
+    observer = kit.RecordingObserver()
+    options = {"model_dir": model_dir, "rows": rows}
+    kit.run(tmp_path, config_of(kit, "fp32 LoRA"), attempt=2, observer=observer, **options)
+    assert observer.steps[0].step == 5
+    assert final_state(tmp_path) == final_state(whole("fp32 LoRA"))
+
+
+class TestAnotherRun:
+    """Pitfall: changed batch size, data or packages accepted on resume."""
+
+    @pytest.fixture
+    def begun(self, kit: ModuleType, model_dir: Path, tmp_path: Path) -> Path:
+        rows: Path = kit.write_rows(tmp_path / "rows.jsonl", kit.sums(20))
+        kit.run(tmp_path, self.config(kit), model_dir=model_dir, rows=rows)
+        return rows
+
+    def config(self, kit: ModuleType, *, accept: tuple[str, ...] = (), **training: Any) -> Any:
+        return kit.make_config(
+            training={"maxSteps": 2, "microBatchSize": 2, **training},
+            evaluation={"numGenerations": 0, "baseline": False},
+            checkpoint={"acceptChanges": list(accept)},
+            export={"verify": False},
+        )
+
+    def test_a_changed_configuration_is_named_and_refused_or_accepted_by_its_name(
+        self, kit: ModuleType, model_dir: Path, begun: Path, tmp_path: Path
+    ) -> None:
+        options = {"model_dir": model_dir, "rows": begun, "attempt": 2}
+        changed = {"batchSize": 8, "maxSteps": 3}
+        with pytest.raises(UserError, match=r"training.batchSize 4 -> 8") as caught:
+            kit.run(tmp_path, self.config(kit, **changed), **options)
+        assert caught.value.reason == "RunChanged"
+        assert "acceptChanges: [training.maxSteps, training.batchSize]" in str(caught.value)
+        with pytest.raises(UserError, match=r"another run: training.maxSteps 2 -> 3;"):
+            kit.run(
+                tmp_path, self.config(kit, accept=("training.batchSize",), **changed), **options
+            )
+        observer = kit.RecordingObserver()
+        accepted = self.config(kit, accept=("training",), **changed)
+        kit.run(tmp_path, accepted, observer=observer, **options)
+        assert [report.step for report in observer.steps] == [3]
+        assert any("training.batchSize 4 -> 8" in message for _, message in observer.events)
+
+    def test_changed_rows_are_refused(
+        self, kit: ModuleType, model_dir: Path, begun: Path, tmp_path: Path
+    ) -> None:
+        kit.write_rows(begun, kit.sums(24))
+        with pytest.raises(UserError, match=r"dataset.content \w+ -> \w+"):
+            kit.run(tmp_path, self.config(kit), model_dir=model_dir, rows=begun, attempt=2)
+
+    def test_other_libraries_are_refused(
+        self,
+        kit: ModuleType,
+        model_dir: Path,
+        begun: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        path = next((tmp_path / "checkpoints").glob("step-*/manifest.json"))
+        manifest = json.loads(path.read_text())
+        manifest["libraries"]["torch"] = "1.0"
+        path.write_text(json.dumps(manifest))
+        options = {"model_dir": model_dir, "rows": begun, "attempt": 2}
+        with pytest.raises(UserError, match=r"libraries.torch 1.0 -> "):
+            kit.run(tmp_path, self.config(kit), **options)
+        kit.run(tmp_path, self.config(kit, accept=("libraries.torch",)), **options)
+
+    def test_a_change_of_the_adapters_cannot_be_accepted(
+        self, kit: ModuleType, model_dir: Path, begun: Path, tmp_path: Path
+    ) -> None:
+        base = self.config(kit, accept=("tuning",)).to_data()
+        base["tuning"]["lora"]["rank"] = 2
+        config = type(self.config(kit)).parse(base)
+        with pytest.raises(
+            UserError, match=r"other adapters .* has shape \(4, 64\) there and \(2, 64\) here"
+        ):
+            kit.run(tmp_path, config, model_dir=model_dir, rows=begun, attempt=2)
