@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from transformers import PreTrainedTokenizerBase
+
 from anneal_pipeline.checkpoint.manifest import sha256_of
 from anneal_pipeline.data.files import SPLITS, TEST, TRAIN, VALIDATION, no_rows
 from anneal_pipeline.data.lengths import TOO_LONG
@@ -14,6 +16,8 @@ from anneal_pipeline.data.prepared import TOKENS_NAME, SplitBuilder
 from anneal_pipeline.data.quarantine import Quarantine
 from anneal_pipeline.data.report import REPORT_NAME, DataReport, describe_split
 from anneal_pipeline.data.source import Source
+from anneal_pipeline.data.statistics import statistics_of
+from anneal_pipeline.data.statistics_page import write_pages
 from anneal_pipeline.data.survey import DUPLICATE, NEAR_DUPLICATE
 from anneal_pipeline.errors import DATASET_ROWS_INVALID, NO_TRAINABLE_ROWS, UserError
 from anneal_pipeline.observer import EVENT_DATA_READY, EVENT_WARNING, STAGE_DATA, Observer
@@ -61,7 +65,14 @@ def _drop_message(quarantine: Quarantine, *, num_read: int, limit: float) -> str
 
 
 def finish(
-    report: DataReport, *, builders: dict[str, SplitBuilder], folder: Path, observer: Observer
+    report: DataReport,
+    *,
+    source: Source,
+    builders: dict[str, SplitBuilder],
+    quarantine: Quarantine,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    observer: Observer,
 ) -> DataReport:
     """Close the splits, complete the report by what they hold, and tell of it."""
     splits = {name: builder.finish() for name, builder in builders.items()}
@@ -70,9 +81,13 @@ def finish(
         digest=_digest(folder),
         splits={name: describe_split(split) for name, split in splits.items()},
     )
-    report = replace(report, warnings=tuple(_warnings(report)))
+    report = replace(report, warnings=tuple(_warnings(report, source)))
     for warning in report.warnings:
         observer.on_event(EVENT_WARNING, warning, {"stage": STAGE_DATA})
+    statistics = statistics_of(
+        report, splits, quarantine, source=source.address(), tokenizer=tokenizer
+    )
+    write_pages(folder, statistics)
     report.write(folder / REPORT_NAME)
     observer.on_event(EVENT_DATA_READY, _summary(report), {"digest": report.digest})
     observer.on_output(folder)
@@ -84,7 +99,12 @@ def _digest(folder: Path) -> str:
     return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
-def _warnings(report: DataReport) -> Iterator[str]:
+def _warnings(report: DataReport, source: Source) -> Iterator[str]:
+    if source.files.validation and source.config.split is not None:
+        yield (
+            f"The dataset at {source.address()} comes already split, and is kept so: "
+            "dataset.split has no effect on it; remove it"
+        )
     num_train = report.splits[TRAIN].num_rows
     if num_train < FEW_ROWS:
         yield (

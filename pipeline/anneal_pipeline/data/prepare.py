@@ -176,7 +176,10 @@ class _Preparation:
                 num_near_leaks=judgement.num_near_leaks,
                 stop_token_ids=tuple(sorted(self.lengths.tokenisation.seen_stops)),
             ),
+            source=self.source,
             builders=builders,
+            quarantine=quarantine,
+            tokenizer=self.lengths.tokenisation.tokenizer,
             folder=folder,
             observer=self.observer,
         )

@@ -52,7 +52,7 @@ class Tokenisation:
                 f"The tokenizer {type(tokenizer).__name__} gives no character offsets, which the "
                 "loss mask needs; use a model that has a tokenizer.json",
             )
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self._special = frozenset(tokenizer.all_special_ids)
         self._stops = stop_ids
         self.seen_stops: set[int] = set()
@@ -61,8 +61,8 @@ class Tokenisation:
     def row(self, conversation: Conversation) -> TokenRow:
         if conversation.text is not None:
             return self._text_row(conversation.text)
-        rendered = render(self._tokenizer, conversation)
-        encoding = self._tokenizer(
+        rendered = render(self.tokenizer, conversation)
+        encoding = self.tokenizer(
             rendered.text, add_special_tokens=False, return_offsets_mapping=True
         )
         ids: list[int] = encoding["input_ids"]
@@ -78,8 +78,8 @@ class Tokenisation:
 
     def _text_row(self, text: str) -> TokenRow:
         """Plain text: all of it is trained, with the BOS the tokenizer adds and an EOS."""
-        ids: list[int] = self._tokenizer(text)["input_ids"]
-        eos = self._tokenizer.eos_token_id
+        ids: list[int] = self.tokenizer(text)["input_ids"]
+        eos = self.tokenizer.eos_token_id
         if eos is not None and ids[-1:] != [eos]:
             ids.append(eos)
         self.seen_stops.update(ids[-1:])
