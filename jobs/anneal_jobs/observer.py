@@ -36,6 +36,16 @@ _STAGE_NAMES = {
     pipeline.STAGE_EXPORT: "export",
 }
 _TAG_CHECKPOINT = "anneal.checkpoint"
+_WARNINGS = frozenset({pipeline.EVENT_WARNING, pipeline.EVENT_RECOVERED, pipeline.EVENT_DIAGNOSIS})
+_TAGGED = frozenset(
+    {
+        pipeline.EVENT_RECOVERED,
+        pipeline.EVENT_DIAGNOSIS,
+        pipeline.EVENT_EARLY_STOP,
+        pipeline.EVENT_BEST_RESTORED,
+    }
+)
+"""Events that change or explain the numbers of a run, and so stay with them."""
 _REPORT_SUFFIXES = (".html", ".json", ".md")
 
 
@@ -94,7 +104,9 @@ class RunObserver:
 
     def on_event(self, name: str, message: str, fields: Mapping[str, Any]) -> None:
         self.state.add_event(name, message)
-        log.log(logging.WARNING if name == pipeline.EVENT_WARNING else logging.INFO, "%s", message)
+        log.log(logging.WARNING if name in _WARNINGS else logging.INFO, "%s", message)
+        if self.writer is not None and name in _TAGGED:
+            self.writer.submit(_tag_action(tag_of_event(name, fields), message))
         if self.display is not None:
             self.display.on_event(name, message, fields)
 
@@ -126,6 +138,13 @@ class StopObserver(pipeline.NullObserver):
 
     def should_stop(self) -> bool:
         return self.stop_file.exists()
+
+
+def tag_of_event(name: str, fields: Mapping[str, Any]) -> str:
+    """The key of an event on its MLflow run: by kind, and by row or step where it has one."""
+    which = fields.get("row") or (f"step-{fields['step']:06d}" if "step" in fields else "")
+    parts = ("anneal", name, str(fields.get("kind", "")), str(which))
+    return ".".join(part for part in parts if part)
 
 
 def reports_of(path: Path, *, workspace: Path) -> list[Path]:

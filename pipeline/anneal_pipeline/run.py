@@ -15,6 +15,7 @@ from anneal_pipeline.opening import Inputs, Opened, open_inputs
 from anneal_pipeline.training.loop import Trainer
 from anneal_pipeline.training.memory import RowLimit
 from anneal_pipeline.training.state import RunState
+from anneal_pipeline.training.vocabulary import check_token_ids
 
 VERIFY_TOKENS = 64
 
@@ -109,6 +110,8 @@ class Run:
 
 def open_run(inputs: Inputs) -> Run:
     opened = open_inputs(inputs)
+    embeddings = opened.tuned.model.get_input_embeddings()
+    check_token_ids(opened.data.train, num_embeddings=embeddings.weight.shape[0])
     trainer = Trainer(
         config=inputs.config,
         plan=opened.plan,

@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,12 @@ from anneal_pipeline.config.training import EarlyStoppingConfig
 from anneal_pipeline.data.prepare import PreparedData
 from anneal_pipeline.data.prepared import PreparedSplit
 from anneal_pipeline.device import used_memory_bytes
-from anneal_pipeline.evaluation.perplexity import RESPONSE_PERPLEXITY, Evaluator
+from anneal_pipeline.evaluation.perplexity import LOSS, RESPONSE_PERPLEXITY, Evaluator
 from anneal_pipeline.model.adapters import trainable_parameters
 from anneal_pipeline.model.loading import TunedModel
 from anneal_pipeline.observer import (
     EVENT_BEST_RESTORED,
+    EVENT_DIAGNOSIS,
     EVENT_EARLY_STOP,
     EVENT_WARNING,
     STAGE_TRAINING,
@@ -37,19 +38,21 @@ from anneal_pipeline.observer import (
     CheckpointReport,
     EvaluationReport,
     Observer,
-    StepReport,
 )
 from anneal_pipeline.training.batches import Batch, StepBatches, collate, micro_batches
+from anneal_pipeline.training.best import pin_best, restore_best
+from anneal_pipeline.training.diagnosis import Diagnosis, Diagnostician, StepFacts
 from anneal_pipeline.training.early_stopping import gain, stale_evaluations
 from anneal_pipeline.training.loss import LogitsPath
 from anneal_pipeline.training.memory import MemoryRanOutError, RowLimit
 from anneal_pipeline.training.optimizer import AdapterOptimizer, StepOutcome
 from anneal_pipeline.training.randomness import seed_step
 from anneal_pipeline.training.ranks import Ranks
-from anneal_pipeline.training.recovery import INITIAL_NAME, Recovery, pin_best
-from anneal_pipeline.training.resume import share_checkpoint
+from anneal_pipeline.training.recovery import INITIAL_NAME, Recovery
+from anneal_pipeline.training.runaway import LOOK_BACK, WINDOW
 from anneal_pipeline.training.schedule import rate_share
-from anneal_pipeline.training.state import Evaluated, RunState, load_weights, write_state
+from anneal_pipeline.training.state import Evaluated, RunState, write_state
+from anneal_pipeline.training.step_report import report_of
 
 TUNED = "tuned"
 
@@ -83,6 +86,7 @@ class Trainer:
     _parameters: dict[str, torch.nn.Parameter] = field(init=False)
     _early: EarlyStoppingConfig | None = field(init=False)
     _recovery: Recovery = field(init=False)
+    _doctor: Diagnostician = field(init=False)
     metric: str = field(init=False)
     """What the best checkpoint is judged by."""
 
@@ -96,6 +100,7 @@ class Trainer:
         self._early = self.config.training.early_stopping
         self.metric = self._early.metric if self._early else RESPONSE_PERPLEXITY
         self.limit.rows = min(self.limit.rows, self.state.micro_batch_size or self.limit.rows)
+        self._doctor = Diagnostician(config=self.config, compute=self.tuned.compute)
         self._recovery = Recovery(
             config=self.config,
             data=self.data,
@@ -127,6 +132,7 @@ class Trainer:
             self._write_milestones()
 
     def _begin(self) -> None:
+        self._diagnose(self._doctor.at_start())
         self._started = self.clock()
         self._first_step = self.state.step
         self.tuned.model.train()
@@ -144,7 +150,7 @@ class Trainer:
         if self._early is None:
             return False
         stale = stale_evaluations(
-            self.metric, self._watched_values(), min_delta=self._early.min_delta
+            self.metric, self._watched_values(self.metric), min_delta=self._early.min_delta
         )
         if stale < self._early.patience:
             return False
@@ -160,29 +166,24 @@ class Trainer:
 
     def _restore_best(self) -> None:
         """Take the best checkpoint's weights as the result, where early stopping asks for it."""
-        best = self.state.best_checkpoint
-        wanted = self._early is not None and self._early.restore_best
-        if not wanted or best is None or self.state.best_step == self.state.step:
+        state, wanted = self.state, self._early is not None and self._early.restore_best
+        if not wanted or state.best_checkpoint is None or state.best_step == state.step:
             return
-        saved = share_checkpoint(
-            self.checkpoints.fetch(best) if self.ranks.is_first else None,
-            checkpoints=self.checkpoints,
-            ranks=self.ranks,
-        )
-        if saved is None:
+        if restore_best(
+            state, checkpoints=self.checkpoints, parameters=self._parameters, ranks=self.ranks
+        ):
+            self._tell(
+                EVENT_BEST_RESTORED,
+                f"The result is that of step {state.best_step}, the best evaluation: "
+                f"{self.metric} {state.best_value:.4g}",
+                step=state.best_step,
+            )
+        else:
             self._tell(
                 EVENT_WARNING,
-                f"The best checkpoint {best} cannot be read: the result is that of the last step",
+                f"The best checkpoint {state.best_checkpoint} cannot be read: the result is that "
+                "of the last step",
             )
-            return
-        load_weights(saved.folder, self._parameters)
-        self.state.result_step = self.state.best_step
-        self._tell(
-            EVENT_BEST_RESTORED,
-            f"The result is that of step {self.state.best_step}: {self.metric} "
-            f"{self.state.best_value:.4g}, the best of {len(self._watched_values())} evaluations",
-            step=self.state.best_step,
-        )
 
     def _step(self) -> None:
         step, began = self.state.step, self.clock()
@@ -200,7 +201,7 @@ class Trainer:
         if outcome.num_trained_tokens:
             self._take(outcome, began=began)
         else:
-            self._pass_over(rows)
+            self._recovery.pass_over(self.state, rows=rows)
 
     def _rows_of(self, step: int) -> tuple[int, ...]:
         rows = self._batches.rows_of(step)
@@ -230,22 +231,21 @@ class Trainer:
         self.state.step += 1
         self.state.num_trained_tokens += outcome.num_trained_tokens
         self.state.losses.append((self.state.step, outcome.loss))
+        self.state.grad_norms = [*self.state.grad_norms[-WINDOW:], outcome.grad_norm]
         if self.ranks.is_first:
             self._report_step(outcome, rate=rate, seconds=self.clock() - began)
+        facts = StepFacts(
+            step=self.state.step,
+            losses=[loss for _, loss in self.state.losses[-LOOK_BACK:]],
+            grad_norms=self.state.grad_norms,
+            rate=rate,
+            peak_rate=self._recovery.rate(self.state),
+            memory_bytes=used_memory_bytes(self.ranks.device),
+        )
+        self._diagnose(self._doctor.after_step(facts))
         restored = self._recovery.after_step(self.state, outcome=outcome)
         if restored is not None:
             self._go_back(restored)
-
-    def _pass_over(self, rows: Sequence[int]) -> None:
-        """A step without a trained token changes nothing, but it is a step."""
-        self.optimizer.take_back()
-        self.state.step += 1
-        self._tell(
-            EVENT_WARNING,
-            f"Step {self.state.step} trains nothing: none of its {len(rows)} rows has a trained "
-            "token left",
-            step=self.state.step,
-        )
 
     def _go_back(self, restored: RunState) -> None:
         self.state = restored
@@ -261,25 +261,19 @@ class Trainer:
         return collate(self.data.train, rows, pad_id=self.pad_id, train_all=train_all)
 
     def _report_step(self, outcome: StepOutcome, *, rate: float, seconds: float) -> None:
-        step, total = self.state.step, self.plan.total_steps
+        step = self.state.step
         mean = (self.clock() - self._started) / (step - self._first_step)
-        self.observer.on_step(
-            StepReport(
-                step=step,
-                total_steps=total,
-                epoch=step / self.plan.steps_per_epoch,
-                loss=outcome.loss,
-                learning_rate=rate,
-                grad_norm=outcome.grad_norm,
-                num_tokens=outcome.num_tokens,
-                num_trained_tokens=outcome.num_trained_tokens,
-                step_seconds=seconds,
-                tokens_per_second=outcome.num_tokens / max(seconds, 1e-9),
-                eta_seconds=mean * (total - step),
-                memory_bytes=used_memory_bytes(self.ranks.device),
-            )
+        report = report_of(
+            outcome,
+            step=step,
+            plan=self.plan,
+            rate=rate,
+            seconds=seconds,
+            mean_seconds=mean,
+            memory_bytes=used_memory_bytes(self.ranks.device),
         )
-        self.observer.on_stage(STAGE_TRAINING, done=step, total=total, unit="steps")
+        self.observer.on_step(report)
+        self.observer.on_stage(STAGE_TRAINING, done=step, total=self.plan.total_steps, unit="steps")
 
     def _watched(self) -> tuple[str, PreparedSplit] | None:
         """The split evaluated while training."""
@@ -315,14 +309,23 @@ class Trainer:
                     seconds=self.clock() - began,
                 )
             )
+        self._diagnose(
+            self._doctor.after_evaluation(
+                measured.metrics,
+                step=step,
+                epochs=step / self.plan.steps_per_epoch,
+                losses=[loss for _, loss in self.state.losses],
+                earlier=self._watched_values(LOSS)[:-1],
+            )
+        )
         self._keep_if_best(measured.metrics[self.metric])
         return True
 
-    def _watched_values(self) -> list[float]:
-        """The watched metric at every evaluation while training, in order."""
+    def _watched_values(self, metric: str) -> list[float]:
+        """A metric at every evaluation while training, in order."""
         watched = self._watched()
         return [
-            done.metrics[self.metric]
+            done.metrics[metric]
             for done in self.state.evaluations
             if watched and done.subject == TUNED and done.split == watched[0]
         ]
@@ -376,6 +379,12 @@ class Trainer:
             observer_state=self.observer.save_state(),
             config=self.config.to_data(),
         )
+
+    def _diagnose(self, found: Iterator[Diagnosis]) -> None:
+        for diagnosis in found:
+            if diagnosis.row not in self.state.told:
+                self.state.told = [*self.state.told, diagnosis.row]
+                self._tell(EVENT_DIAGNOSIS, str(diagnosis), **asdict(diagnosis))
 
     def _tell(self, event: str, message: str, **fields: Any) -> None:
         if self.ranks.is_first:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from anneal_pipeline.checkpoint.manifest import order_of
-from anneal_pipeline.checkpoint.store import Best, CheckpointStore, SavedCheckpoint
+from anneal_pipeline.checkpoint.store import CheckpointStore, SavedCheckpoint
 from anneal_pipeline.config.pipeline import PipelineConfig
 from anneal_pipeline.data.prepare import PreparedData
 from anneal_pipeline.errors import (
@@ -30,6 +30,7 @@ from anneal_pipeline.errors import (
 )
 from anneal_pipeline.observer import EVENT_RECOVERED, Observer
 from anneal_pipeline.training.batches import Batch
+from anneal_pipeline.training.best import pin_best
 from anneal_pipeline.training.loss import LogitsPath
 from anneal_pipeline.training.memory import RowLimit
 from anneal_pipeline.training.optimizer import AdapterOptimizer, StepOutcome
@@ -140,6 +141,16 @@ class Recovery:
             )
         return self.go_back(state, reason=reason, why=why)
 
+    def pass_over(self, state: RunState, *, rows: Sequence[int]) -> None:
+        """A step without a trained token changes nothing, but it is a step."""
+        self.optimizer.take_back()
+        state.step += 1
+        self._tell(
+            f"Step {state.step} trains nothing: none of its {len(rows)} rows has a trained token",
+            kind="empty",
+            step=state.step,
+        )
+
     def rate(self, state: RunState) -> float:
         """The peak learning rate as it stands."""
         return self.config.training.learning_rate * state.rate_factor
@@ -242,17 +253,6 @@ class Recovery:
     def _tell(self, message: str, **fields: Any) -> None:
         if self.ranks.is_first:
             self.observer.on_event(EVENT_RECOVERED, message, fields)
-
-
-def pin_best(checkpoints: CheckpointStore, state: RunState, *, metric: str) -> None:
-    """Let `best.json` name what the state knows as the best, unless it does."""
-    if state.best_checkpoint is None or state.best_step is None or state.best_value is None:
-        return
-    best = Best(
-        name=state.best_checkpoint, step=state.best_step, metric=metric, value=state.best_value
-    )
-    if checkpoints.best() != best:
-        checkpoints.pin_best(best)
 
 
 def _was_healthy(state: RunState, *, step: int) -> bool:

@@ -58,6 +58,8 @@ class RunState:
     """How often the learning rate was lowered because something went wrong."""
     skipped_rows: list[int] = field(default_factory=list)
     """Training rows that are left out since they made the loss no number."""
+    grad_norms: list[float] = field(default_factory=list)
+    """Of the last steps, for the diagnoses."""
     told: list[str] = field(default_factory=list)
     """Diagnoses that were made already."""
     losses: list[tuple[int, float]] = field(default_factory=list)

@@ -207,7 +207,7 @@ class TestNaN:
         with pytest.raises(UserError, match=r"rows.jsonl:\d+.*more than the 8") as caught:
             kit.run(tmp_path, config_of(kit), model_dir=folder, rows=rows, observer=observer)
         assert caught.value.reason == "NonFiniteLoss"
-        assert len(told(observer)) == 2
+        assert len([text for text in told(observer) if "left out from now on" in text]) == 2
         assert not (tmp_path / "out" / "artifacts").exists()
 
     @pytest.mark.parametrize(("times", "ends"), [(1, True), (99, False)])
@@ -374,3 +374,17 @@ class TestEarlyStopping:
         with pytest.raises(UserError, match=r"none are held out") as caught:
             kit.run(tmp_path, config, model_dir=model_dir, rows=rows)
         assert caught.value.reason == "NothingToWatch"
+
+
+def test_a_diagnosis_is_said_once_also_over_a_resume(
+    kit: ModuleType, model_dir: Path, rows: Path, tmp_path: Path
+) -> None:
+    config = config_of(kit, training={"batchSize": 2, "maxSteps": 4})
+    said = []
+    for attempt, stop_at in ((1, 2), (2, None)):
+        observer = kit.RecordingObserver(stop_at=stop_at)
+        options = {"attempt": attempt, "observer": observer}
+        kit.run(tmp_path, config, model_dir=model_dir, rows=rows, **options)
+        said.append(told(observer, "diagnosis"))
+    assert [len(messages) for messages in said] == [1, 0]
+    assert said[0][0].startswith("Every step sees only 2 rows: ")

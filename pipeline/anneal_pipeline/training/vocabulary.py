@@ -1,0 +1,18 @@
+"""A tokenizer of another model, found out before its ids are looked up on an accelerator."""
+
+from __future__ import annotations
+
+from anneal_pipeline.data.prepared import PreparedSplit
+from anneal_pipeline.errors import MODEL_UNSUPPORTED, UserError
+
+
+def check_token_ids(split: PreparedSplit, *, num_embeddings: int) -> None:
+    """Refuse rows with a token that the model has no embedding for."""
+    highest = int(split.ids.max())
+    if highest >= num_embeddings:
+        raise UserError(
+            MODEL_UNSUPPORTED,
+            f"The tokenizer gives token {highest}, but the model has embeddings for "
+            f"{num_embeddings} tokens only: they do not belong together; put the tokenizer files "
+            "of the model beside its weights",
+        )

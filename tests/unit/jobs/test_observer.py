@@ -1,0 +1,62 @@
+"""What the trainer's events become outside it."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anneal_jobs.observer import RunObserver, tag_of_event
+from anneal_jobs.run_state import RunState
+from anneal_pipeline import observer as pipeline
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "want"),
+    [
+        (
+            pipeline.EVENT_RECOVERED,
+            {"kind": "oom", "step": 34, "microBatchSize": 2},
+            "anneal.recovered.oom.step-000034",
+        ),
+        (pipeline.EVENT_RECOVERED, {"kind": "oom"}, "anneal.recovered.oom"),
+        (pipeline.EVENT_DIAGNOSIS, {"row": "S7", "symptom": "flat"}, "anneal.diagnosis.S7"),
+        (pipeline.EVENT_EARLY_STOP, {"step": 8}, "anneal.early-stop.step-000008"),
+    ],
+)
+def test_an_event_has_a_tag_of_its_own_on_the_run(
+    name: str, fields: dict[str, Any], want: str
+) -> None:
+    assert tag_of_event(name, fields) == want
+
+
+@pytest.mark.parametrize(
+    ("name", "level"),
+    [
+        (pipeline.EVENT_RECOVERED, logging.WARNING),
+        (pipeline.EVENT_DIAGNOSIS, logging.WARNING),
+        (pipeline.EVENT_WARNING, logging.WARNING),
+        (pipeline.EVENT_RESUMED, logging.INFO),
+    ],
+)
+def test_events_are_in_the_log_and_in_the_progress(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, level: int
+) -> None:
+    state = RunState()
+    observer = RunObserver(
+        state=state,
+        stop_file=tmp_path / "stop",
+        writer=None,
+        reporter=None,
+        uploader=None,
+        display=None,
+        workspace=tmp_path,
+    )
+    with caplog.at_level(logging.INFO, logger="anneal_jobs.observer"):
+        observer.on_event(name, "half the rows from now on", {"kind": "oom"})
+    [record] = caplog.records
+    assert (record.levelno, record.message) == (level, "half the rows from now on")
+    [event] = state.snapshot(attempt=1)[1].events
+    assert (event.name, event.message) == (name, "half the rows from now on")

@@ -1,0 +1,129 @@
+"""Every diagnosis: a synthetic run that has it, and one that is healthy."""
+
+from __future__ import annotations
+
+import re
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from anneal_pipeline.training.diagnosis import GROWTH_STEPS, Diagnostician, StepFacts
+
+FALLING = [3.0 - n / 50 for n in range(80)]
+
+
+def facts(losses: list[float], **changes: Any) -> StepFacts:
+    values: dict[str, Any] = {
+        "step": len(losses),
+        "losses": losses,
+        "grad_norms": [1.0] * 11,
+        "rate": 2e-4,
+        "peak_rate": 2e-4,
+        "memory_bytes": 1 << 30,
+    }
+    return StepFacts(**{**values, **changes})
+
+
+def doctor(kit: ModuleType, *, compute: torch.dtype = torch.float32, **sections: Any) -> Any:
+    return Diagnostician(config=kit.make_config(**sections), compute=compute)
+
+
+@pytest.mark.parametrize(
+    ("seen", "row", "words"),
+    [
+        pytest.param(facts([11.2]), "S2", "first training loss is 11.2 .*chat template", id="S2"),
+        pytest.param(
+            facts([2.4] * 70), "S7", "not fallen in 50 steps: mean 2.40.*rank to 8", id="S7"
+        ),
+        pytest.param(
+            facts([2.0], grad_norms=[1e-9]), "S9", "norm is 1e-09 at step 1.*all-linear", id="S9"
+        ),
+        pytest.param(
+            facts(FALLING, grad_norms=[2.0] * 10 + [40.0]),
+            "S10",
+            "norm is 40 at step 80, 2 on average before; it is clipped to 1",
+            id="S10",
+        ),
+        pytest.param(
+            facts([*FALLING, 5.0]), "S15", "jumped to 5.00 at step 81, from a mean of", id="S15"
+        ),
+        pytest.param(
+            facts([1.0, 1.2] * 5 + [0.2, 4.0] * 5),
+            "S19",
+            r"swings between 0.20 and 4.00 .*learningRate from 0.01 to 0.003",
+            id="S19",
+        ),
+    ],
+)
+def test_a_diagnosis_names_symptom_cause_and_fix_with_numbers(
+    kit: ModuleType, seen: StepFacts, row: str, words: str
+) -> None:
+    found = {d.row: str(d) for d in doctor(kit).after_step(seen)}
+    assert re.search(words, found[row])
+
+
+def test_a_healthy_run_hears_nothing(kit: ModuleType) -> None:
+    well = doctor(kit)
+    said = [d for n in range(1, len(FALLING)) for d in well.after_step(facts(FALLING[:n]))]
+    at_rest = [0.02] * 70
+    said += list(well.after_step(facts(at_rest)))
+    said += list(well.after_step(facts([2.4] * 70, rate=1e-6)))
+    said += list(
+        well.after_evaluation({"loss": 1.6}, step=40, epochs=1.0, losses=FALLING, earlier=[1.7])
+    )
+    assert [*said, *well.at_start()] == []
+
+
+def test_a_spike_in_float16_is_blamed_on_it(kit: ModuleType) -> None:
+    half = doctor(kit, compute=torch.float16)
+    [spike] = [d for d in half.after_step(facts([*FALLING, 5.0])) if d.row == "S15"]
+    assert "bfloat16" in spike.fix
+
+
+def test_an_alpha_too_high_for_the_rank_is_blamed_for_large_gradients(kit: ModuleType) -> None:
+    steep = doctor(kit, tuning={"lora": {"rank": 4, "alpha": 64.0}})
+    [large] = steep.after_step(facts([2.0], grad_norms=[50.0]))
+    assert (large.cause, large.fix) == (
+        "alpha is 16 times the rank",
+        "set tuning.lora.alpha to 8",
+    )
+
+
+def test_memory_that_grows_is_told_and_memory_that_varies_is_not(kit: ModuleType) -> None:
+    def rows(step: int) -> int:
+        return (1 << 30) + (step % 7 << 27)
+
+    steady, leaking = doctor(kit), doctor(kit)
+    steps = range(1, 3 * GROWTH_STEPS)
+    assert [d for n in steps for d in steady.after_step(facts([1.0], memory_bytes=rows(n)))] == []
+    found = [
+        d for n in steps for d in leaking.after_step(facts([1.0], memory_bytes=rows(n) + (n << 24)))
+    ]
+    assert {d.row for d in found} == {"S24"}
+    assert "Memory grew from" in str(found[0])
+
+
+@pytest.mark.parametrize(
+    ("loss", "epochs", "earlier", "row", "words"),
+    [
+        (float("nan"), 1.0, [2.0], "S25", "held-out loss is nan at step 40"),
+        (4.5, 0.5, [], "S3", "4.50 at step 40, the training loss 1.5"),
+        (3.0, 2.0, [2.5, 2.1], "S26", "rose from 2.10 to 3.00 .*earlyStopping"),
+    ],
+)
+def test_held_out_losses_tell_another_kind_of_rows_and_learning_by_heart(
+    kit: ModuleType, loss: float, epochs: float, earlier: list[float], row: str, words: str
+) -> None:
+    [found] = doctor(kit).after_evaluation(
+        {"loss": loss}, step=40, epochs=epochs, losses=FALLING, earlier=earlier
+    )
+    assert found.row == row
+    assert re.search(words, str(found))
+
+
+def test_a_tiny_batch_is_told_before_the_first_step(kit: ModuleType) -> None:
+    [found] = doctor(kit, training={"batchSize": 1}).at_start()
+    assert found.row == "S21"
+    assert "only 1 row:" in str(found)
