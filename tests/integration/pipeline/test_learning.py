@@ -11,6 +11,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from anneal_pipeline.config.pipeline import PipelineConfig
 from anneal_pipeline.config.training import TrainingConfig
 from anneal_pipeline.data.prepared import PreparedSplit
 from anneal_pipeline.evaluation.answers import answer, question_of_prompt
@@ -230,22 +231,21 @@ def test_selected_logits_give_the_loss_of_the_model_itself(
     torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
 
 
-def test_32_rows_are_learnt_by_heart_and_answered_to_the_stop(
+def test_32_rows_are_learnt_by_heart_at_default_settings_and_answered_to_the_stop(
     kit: ModuleType, tmp_path: Path
 ) -> None:
-    folder = kit.write_model(tmp_path / "model", hidden=128, spread=0.2)
+    """Pitfalls: a rate for full fine-tuning, and an end of turn outside the loss."""
+    folder = kit.write_model(tmp_path / "model", hidden=256, spread=0.1)
     rows = kit.write_rows(tmp_path / "rows.jsonl", kit.sums(32))
-    config = kit.make_config(
-        dataset={"split": {"train": 1.0, "validation": 0.0}},
-        tuning={"method": "lora", "lora": {"rank": 32, "alpha": 64.0, "dropout": 0.0}},
-        training={
-            "maxSteps": 250,
-            "batchSize": 16,
-            "learningRate": 0.005,
-            "gradientCheckpointing": False,
-        },
-        evaluation={"numGenerations": 0},
-        checkpoint={"everySteps": 250},
+    # all settings are the defaults but the number of passes, and that no row is held out
+    config = PipelineConfig.parse(
+        {
+            "model": {"uri": "models/tiny"},
+            "dataset": {"uri": "rows.jsonl", "split": {"train": 1.0, "validation": 0.0}},
+            "tuning": {"method": "lora"},
+            "training": {"epochs": 130.0},
+            "evaluation": {"numGenerations": 0},
+        }
     )
     observer = kit.RecordingObserver()
     kit.run(tmp_path, config, model_dir=folder, rows=rows, observer=observer)
@@ -264,4 +264,4 @@ def test_32_rows_are_learnt_by_heart_and_answered_to_the_stop(
         max_new_tokens=40,
     )
     right = [text == f"It is {n + n * n}." for n, text in enumerate(got)]
-    assert sum(right) >= 30
+    assert sum(right) >= 31, [text for text, ok in zip(got, right, strict=True) if not ok]
