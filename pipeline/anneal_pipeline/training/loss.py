@@ -2,9 +2,9 @@
 
 The output head of a small model is a third of its work and its logits the largest tensor of all;
 most positions are prompt or padding and need none. The others are taken in pieces, so that long
-rows and large vocabularies do not decide how much memory a step needs. Models whose head is not a
-plain matrix product on the last hidden state (soft-capping, scaling) are found out by a probe and
-take the whole-logits path.
+rows and large vocabularies do not decide how much memory a step needs. Scaled and capped logits are
+made from the config; models whose head is anything else than a product with the last hidden state
+are found out by a probe and take the whole-logits path.
 """
 
 from __future__ import annotations
@@ -89,8 +89,24 @@ class LogitsPath:
         head = self._causal.get_output_embeddings()
         is_plain = type(head) is torch.nn.Linear and head.bias is None
         if is_plain and is_faster_for(head.weight):
-            return frozen_product(hidden, lambda: head.weight)
-        logits: torch.Tensor = head(hidden)
+            return self._shaped(frozen_product(hidden, lambda: head.weight))
+        return self._shaped(head(hidden))
+
+    def _shaped(self, logits: torch.Tensor) -> torch.Tensor:
+        """What some families do to their logits after the head, read from the config.
+
+        The probe cannot be trusted to notice: a cap does little to the small logits of odd tokens.
+        """
+        config = self._causal.config.get_text_config()
+        scale = getattr(config, "logit_scale", None)  # Cohere
+        divisor = getattr(config, "logits_scaling", None)  # Granite
+        cap = getattr(config, "final_logit_softcapping", None)  # Gemma 2
+        if scale:
+            logits = logits * scale
+        if divisor:
+            logits = logits / divisor
+        if cap:
+            logits = torch.tanh(logits / cap) * cap
         return logits
 
     def _hidden(self, batch: Batch) -> torch.Tensor:

@@ -256,6 +256,7 @@ def test_a_profile_whose_default_breaks_its_own_limit_is_refused(kubectl: Kubect
 
 SPECIAL: dict[str, object] = {
     "training.microBatchSize": 2,
+    "checkpoint.acceptChanges": ["training.learningRate"],
     "training.earlyStopping": {"patience": 2},
     "export.gguf": {"types": ["q8_0"]},
     "tracking.gate": {"max": 2.5},

@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, GraniteConfig
 
 from anneal_pipeline.config.pipeline import PipelineConfig
 from anneal_pipeline.config.training import TrainingConfig
@@ -229,6 +229,45 @@ def test_selected_logits_give_the_loss_of_the_model_itself(
             input_ids=batch.ids, attention_mask=batch.attention_mask, labels=batch.labels
         ).loss
     torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
+
+
+SMALL = {
+    "vocab_size": 340,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 3,
+}
+SHAPED = {
+    "capped": Gemma2Config(**SMALL, final_logit_softcapping=0.05),
+    "divided": GraniteConfig(**SMALL, logits_scaling=8.0),
+    "multiplied": CohereConfig(**SMALL, logit_scale=0.25),
+}
+
+
+@pytest.mark.parametrize("kind", SHAPED)
+def test_capped_and_scaled_logits_are_those_of_the_model_and_never_whole(
+    kit: ModuleType, split: PreparedSplit, tmp_path: Path, kind: str
+) -> None:
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(SHAPED[kind]).save_pretrained(tmp_path)
+    kit.make_tokenizer().save_pretrained(tmp_path)
+    tuned = load_tuned_model(kit.make_config(), folder=tmp_path, device=CPU)
+    path = LogitsPath(tuned.model)
+    assert path.selects
+    batch = collate(split, range(NUM_ROWS), pad_id=0, train_all=False)
+    tuned.model.eval()
+    with torch.no_grad():
+        got = sum_of_losses(path(batch)) / batch.num_trained_tokens
+        want = tuned.model(
+            input_ids=batch.ids, attention_mask=batch.attention_mask, labels=batch.labels
+        ).loss
+    torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-6)
 
 
 def test_32_rows_are_learnt_by_heart_at_default_settings_and_answered_to_the_stop(
