@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from anneal_pipeline.checkpoint.manifest import CheckpointInfo
 from anneal_pipeline.checkpoint.store import CheckpointStore
@@ -14,7 +14,7 @@ from anneal_pipeline.config.pipeline import PipelineConfig
 from anneal_pipeline.config.steps import StepPlan, plan_steps
 from anneal_pipeline.data.files import DatasetFiles
 from anneal_pipeline.data.prepare import PreparedData, prepare_data
-from anneal_pipeline.data.tokens import stop_token_ids
+from anneal_pipeline.data.tokens import generation_eos, stop_token_ids
 from anneal_pipeline.errors import NOTHING_TO_WATCH, UserError
 from anneal_pipeline.evaluation.perplexity import ROWS_PER_GROUP, Evaluator
 from anneal_pipeline.model.adapters import trainable_parameters
@@ -182,7 +182,7 @@ def _evaluator(
 
 def _prepare(inputs: Inputs, tokenizer: PreTrainedTokenizerBase) -> PreparedData:
     """Prepare the data on the first rank; the others then find it done."""
-    stop_ids = stop_token_ids(tokenizer, _generation_eos(inputs.model_dir))
+    stop_ids = stop_token_ids(tokenizer, generation_eos(inputs.model_dir))
 
     def prepare() -> PreparedData:
         return prepare_data(
@@ -201,13 +201,6 @@ def _prepare(inputs: Inputs, tokenizer: PreTrainedTokenizerBase) -> PreparedData
         return prepare()
     finally:
         inputs.ranks.barrier()
-
-
-def _generation_eos(model_dir: Path) -> int | list[int] | None:
-    if not (model_dir / "generation_config.json").is_file():
-        return None
-    eos: int | list[int] | None = GenerationConfig.from_pretrained(model_dir).eos_token_id
-    return eos
 
 
 def _load_model(inputs: Inputs, form: BaseForm) -> TunedModel:

@@ -1,4 +1,4 @@
-"""The `anneal` command. Exit codes: 0 done, 1 failure, 2 usage; `run` also 65 (your input) and 75
+"""The `anneal` command. Exit codes: 0 done, 1 failure, 2 usage, 65 your input; `run` also 75
 (interrupted after a checkpoint, run again to go on)."""
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from anneal_jobs.cli import terminal
 from anneal_jobs.cli.explain import FieldDoc, select
 from anneal_jobs.cli.job_file import JobFile, JobFileError, read_job_file
 from anneal_jobs.errors import JobsError
-from anneal_pipeline.errors import PipelineError
+from anneal_pipeline.errors import PipelineError, UserError
 
 _EXIT_USER = 65
 _EXIT_SIGINT = 130
@@ -31,6 +31,8 @@ app = typer.Typer(
 )
 models_app = typer.Typer(no_args_is_help=True, help="Base models on this machine.")
 app.add_typer(models_app, name="models")
+data_app = typer.Typer(no_args_is_help=True, help="Data before it is trained on.")
+app.add_typer(data_app, name="data")
 
 FileOption = Annotated[
     str, typer.Option("--file", "-f", help="FineTuneJob as YAML; - reads standard input.")
@@ -88,6 +90,35 @@ def explain(
         terminal.fail(f"there is no field {path}; `anneal explain` lists all")
         raise typer.Exit(terminal.EXIT_FAILURE)
     terminal.stdout().print(_field_table(docs))
+
+
+@data_app.command("inspect", epilog="Example:  anneal data inspect job.yaml")
+def inspect(
+    file: Annotated[str, typer.Argument(help="FineTuneJob as YAML; - reads standard input.")],
+    assignments: SetOption = None,
+    output: Annotated[
+        str | None, typer.Option(help="Folder for page and rows. Default: NAME-data")
+    ] = None,
+    s3_endpoint: Annotated[
+        str | None, typer.Option(help="URL of the S3 server. Default: AWS_ENDPOINT_URL, else AWS.")
+    ] = None,
+) -> None:
+    """Prepare a job's data without training: what is read, dropped, split, and trained on."""
+    job = _read(file, assignments)
+    from anneal_jobs.quiet import quiet_libraries
+
+    quiet_libraries()
+    from anneal_jobs.cli.data_inspect import inspect_data
+
+    try:
+        for line in inspect_data(job, output=output, s3_endpoint=s3_endpoint):
+            terminal.print_data(line)
+    except UserError as error:
+        terminal.fail(str(error))
+        raise typer.Exit(_EXIT_USER) from None
+    except (PipelineError, JobsError, OSError) as error:
+        terminal.fail(str(error))
+        raise typer.Exit(terminal.EXIT_FAILURE) from None
 
 
 @models_app.command("import", epilog="Example:  anneal models import smollm2 --output ./smollm2")

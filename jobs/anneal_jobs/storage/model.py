@@ -39,6 +39,7 @@ _WANTED = (
     "chat_template.json",
     "LICENSE*",
 )
+_WEIGHTS = "*.safetensors*"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,3 +80,10 @@ def fetch_model(
     paths = fetch_files(files, to=to, on_bytes=on_bytes)
     weights = next(path for path in paths if path.suffix == ".safetensors")
     return FetchedModel(folder=weights.parent, digest=digest_of(files, paths))
+
+
+def fetch_tokenizer(config: ModelConfig, *, to: Path, access: SourceAccess) -> Path:
+    """Fetch everything but the weights, and return the folder."""
+    files = find_model(config, to=to, access=access)
+    paths = [file.fetch(to, ignore_chunk) for file in files if not fnmatch(file.name, _WEIGHTS)]
+    return next(path for path in paths if path.name == CONFIG_NAME).parent

@@ -10,8 +10,9 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from transformers import PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from anneal_pipeline.data.conversation import Conversation
 from anneal_pipeline.data.template import Span, render
@@ -40,6 +41,14 @@ def stop_token_ids(
     """Ids that end an answer: the tokenizer's EOS and those of the model's generation config."""
     extra = [generation_eos] if isinstance(generation_eos, int) else list(generation_eos or ())
     return frozenset(i for i in [tokenizer.eos_token_id, *extra] if i is not None)
+
+
+def generation_eos(model_dir: Path) -> int | list[int] | None:
+    """What the model's own generation config stops at, if it has one."""
+    if not (model_dir / "generation_config.json").is_file():
+        return None
+    eos: int | list[int] | None = GenerationConfig.from_pretrained(model_dir).eos_token_id
+    return eos
 
 
 class Tokenisation:
