@@ -20,17 +20,18 @@ from anneal_pipeline.data.report import REPORT_NAME
 from anneal_pipeline.data.statistics_page import HTML_NAME
 from anneal_pipeline.data.tokens import generation_eos, stop_token_ids
 from anneal_pipeline.model.loading import load_tokenizer
-from anneal_pipeline.observer import NullObserver
+from anneal_pipeline.observer import EVENT_WARNING, NullObserver
 
 
 @dataclass
 class _Listener(NullObserver):
-    """Keeps the sentences that the data stage says."""
+    """Keeps the warnings of the data stage."""
 
-    sentences: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     def on_event(self, name: str, message: str, fields: Mapping[str, Any]) -> None:
-        self.sentences.append(f"{name}: {message}")
+        if name == EVENT_WARNING:
+            self.warnings.append(message)
 
 
 def inspect_data(job: JobFile, *, output: str | None, s3_endpoint: str | None) -> Iterator[str]:
@@ -47,8 +48,8 @@ def inspect_data(job: JobFile, *, output: str | None, s3_endpoint: str | None) -
     listener = _Listener()
     with tempfile.TemporaryDirectory(prefix="anneal-inspect-") as scratch:
         data = _prepare(job, folder, access=access, scratch=Path(scratch), listener=listener)
-    yield from listener.sentences
     yield from _lines(data, folder)
+    yield from (f"warning: {warning}" for warning in listener.warnings)
 
 
 def _prepare(
