@@ -15,6 +15,7 @@ from typing import Any
 from mlflow import MlflowClient
 
 from anneal_jobs.progress import ProgressReporter
+from anneal_jobs.redaction import redact
 from anneal_jobs.run_state import RunState
 from anneal_jobs.storage.outputs import OutputUploader
 from anneal_jobs.tracking.parameters import write_tags
@@ -103,6 +104,7 @@ class RunObserver:
             self.display.on_checkpoint(report)
 
     def on_event(self, name: str, message: str, fields: Mapping[str, Any]) -> None:
+        message = redact(message)
         self.state.add_event(name, message)
         log.log(logging.WARNING if name in _WARNINGS else logging.INFO, "%s", message)
         if self.writer is not None and name in _TAGGED:

@@ -32,7 +32,8 @@ _VARIABLES = (
 _AWS_VALUE = re.compile(r"^\s*aws_(?:secret_access_key|session_token)\s*=\s*(\S+)", re.MULTILINE)
 _FORMS = (
     (re.compile(r"(://)[^/\s@]+@"), rf"\1{MASK}@"),
-    (re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{8,}"), rf"\1 {MASK}"),
+    # With a digit or a padding: "basic training" is no credential.
+    (re.compile(r"(?i)\b(bearer|basic)\s+(?=\S*[\d=])[\w.~+/=-]{8,}"), rf"\1 {MASK}"),
     (re.compile(r"(?i)(x-amz-(?:signature|credential|security-token)=)[^&\s]+"), rf"\1{MASK}"),
     (re.compile(r"\bhf_[A-Za-z0-9]{20,}"), MASK),
     (re.compile(r"\beyJ[\w-]+\.[\w-]+\.[\w-]*"), MASK),
@@ -48,9 +49,19 @@ def redact(text: str) -> str:
     return text
 
 
-@lru_cache(maxsize=1)
 def known_secrets() -> tuple[str, ...]:
+    """The secrets as they are now: a mounted file may be rotated while the job runs."""
+    return _secrets_of(tuple(_stamp(path) for path in (*_FILES, _shared_file(os.environ))))
+
+
+@lru_cache(maxsize=1)
+def _secrets_of(_stamps: tuple[int, ...]) -> tuple[str, ...]:
     return find_secrets(os.environ)
+
+
+def forget_secrets() -> None:
+    """Look for them anew; for when the environment has changed."""
+    _secrets_of.cache_clear()
 
 
 def find_secrets(
@@ -59,9 +70,20 @@ def find_secrets(
     """The secrets this process was given, longest first."""
     found = [environment.get(name, "") for name in _VARIABLES]
     found += [_text(path).strip() for path in files]
-    shared = environment.get("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials")
-    found += _AWS_VALUE.findall(_text(Path(shared).expanduser()))
+    found += _AWS_VALUE.findall(_text(_shared_file(environment)))
     return tuple(sorted({v for v in found if len(v) >= _MIN_CHARS}, key=len, reverse=True))
+
+
+def _shared_file(environment: Mapping[str, str]) -> Path:
+    return Path(environment.get("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials")).expanduser()
+
+
+def _stamp(path: Path) -> int:
+    """When it was written, in ns; 0 where there is no such file."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _text(path: Path) -> str:

@@ -1,4 +1,5 @@
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from anneal_jobs.redaction import find_secrets, redact
         ("token hf_ABCDEFGHIJKLMNOPQRSTUVWX gone", "token *** gone"),
         ("GET /o?X-Amz-Signature=abc123&partNumber=2", "GET /o?X-Amz-Signature=***&partNumber=2"),
         ("sent eyJhbGciOi.eyJzdWIiOi.c2lnbmF0", "sent ***"),
-        ("s3://bucket/a@b and a basic idea", "s3://bucket/a@b and a basic idea"),
+        ("s3://bucket/a@b and basic authentication", "s3://bucket/a@b and basic authentication"),
     ],
 )
 def test_secrets_are_known_by_their_form(text: str, want: str) -> None:
@@ -35,11 +36,21 @@ def test_secrets_of_this_process_are_known_by_their_value(tmp_path: Path) -> Non
     assert found == ("s3cr3t+key/value", "mlflow-token")
 
 
+def test_a_rotated_secret_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = tmp_path / "credentials"
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(shared))
+    for stamp, secret in ((1, "first-secret"), (2, "second-secret")):
+        shared.write_text(f"[default]\naws_secret_access_key = {secret}\n")
+        os.utime(shared, ns=(stamp, stamp))
+        assert redact(f"signed with {secret}") == "signed with ***"
+    redaction.forget_secrets()
+
+
 def test_no_secret_reaches_a_log_file_or_an_outcome(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "correct-horse")
-    redaction.known_secrets.cache_clear()
+    redaction.forget_secrets()
     handlers = list(logging.getLogger().handlers)
     path = tmp_path / "driver.log"
     try:
@@ -57,4 +68,4 @@ def test_no_secret_reaches_a_log_file_or_an_outcome(
         for handler in logging.getLogger().handlers:
             handler.close()
         logging.getLogger().handlers = handlers
-        redaction.known_secrets.cache_clear()
+        redaction.forget_secrets()
