@@ -46,6 +46,8 @@ from anneal_pipeline.stages import PipelineResult, run_pipeline
 log = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 60.0
+_LAST_UPLOADS_SECONDS = 5.0
+"""For what a stopping attempt has queued; its checkpoint is stored already."""
 _OUT_OF_MEMORY = (
     "The accelerator ran out of memory: lower training.microBatchSize or training.sequenceLength, "
     "or set training.gradientCheckpointing"
@@ -130,6 +132,8 @@ def run_first_rank(
     if reporting.reporter is not None and reporting.reporter.is_stale:
         raise StaleAttemptError
     if result.interrupted:
+        if uploader is not None:
+            uploader.give_up_after(_LAST_UPLOADS_SECONDS)
         return _interrupted(result)
     if uploader is not None:
         uploader.finish()

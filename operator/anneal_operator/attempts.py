@@ -91,7 +91,10 @@ def _absorb_report(draft: Draft) -> None:
     )
     if told.step is not None:
         draft.change_attempt(last_step=told.step)
-    if told.checkpoint is not None and told.checkpoint_step is not None:
+    # A lower step than before is the truth too: the trainer went back. Only after the outcome is
+    # the report, which may be looked at again, the older of the two.
+    is_newest = draft.attempt is None or draft.attempt.outcome is None
+    if told.checkpoint is not None and told.checkpoint_step is not None and is_newest:
         _checkpoint(draft, CheckpointStatus(name=told.checkpoint, step=told.checkpoint_step))
     _absorb_outcome(draft, told.outcome)
 
@@ -113,9 +116,6 @@ def _absorb_outcome(draft: Draft, outcome: Outcome | None) -> None:
 
 
 def _checkpoint(draft: Draft, found: CheckpointStatus) -> None:
-    known = resume_point(draft)
-    if known is not None and found.step < known.step:
-        return
     draft.change(checkpoint=found)
     draft.condition(
         ConditionType.CHECKPOINT_AVAILABLE,

@@ -62,6 +62,19 @@ class OutputUploader:
         if self._error is not None:
             raise self._error
 
+    def give_up_after(self, seconds: float) -> None:
+        """Store what is queued as far as the time goes; an attempt that stops must end.
+
+        The next attempt makes and stores again what is missing, except for milestones.
+        """
+        self._queue.put(None)
+        self._thread.join(seconds)
+        if self._thread.is_alive() or self._error is not None:
+            log.warning(
+                "not all files reached the output folder: %s",
+                self._error or f"the uploads were not done within {seconds:.0f} s",
+            )
+
     def _run(self) -> None:
         while (path := self._queue.get()) is not None:
             if self._error is None:

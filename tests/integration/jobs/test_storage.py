@@ -298,6 +298,21 @@ def test_outputs_are_stored_with_the_mark_last_and_restored(
     assert not (other / "checkpoints").exists()
 
 
+def test_what_a_stopping_attempt_has_queued_is_stored_or_its_loss_is_told(
+    folder: S3Folder, s3: S3Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "milestone").write_text("x")
+    settings = S3Settings(endpoint=f"http://127.0.0.1:{free_port()}", max_attempts=1)
+    gone = S3Folder(connect(settings), parse_uri(f"s3://{BUCKET}/gone"))
+    for place in (folder, gone):
+        uploader = OutputUploader(place, workspace=tmp_path, on_bytes=no_report, pause_seconds=0)
+        uploader.start()
+        uploader.add(tmp_path / "milestone")
+        uploader.give_up_after(30.0)
+    assert folder.read("milestone") == b"x"
+    assert "not all files reached the output folder" in caplog.text
+
+
 def test_an_upload_that_cannot_be_made_is_told_at_the_end(s3: S3Server, tmp_path: Path) -> None:
     settings = S3Settings(endpoint=f"http://127.0.0.1:{free_port()}", max_attempts=1)
     gone = S3Folder(connect(settings), parse_uri(f"s3://{BUCKET}/gone"))

@@ -20,6 +20,21 @@ def test_checkpoint_saved_on_the_way_out_is_the_one_to_go_on_from() -> None:
     assert decided.status.checkpoint == CheckpointStatus(name=SAVED, step=21)
 
 
+def test_a_trainer_that_went_back_is_believed() -> None:
+    before = report(step=30, checkpoint="step-000030-a01-94a5f013", checkpointStep=30)
+    gone_back = report(step=12, checkpoint="step-000010-a01-94a5f013", checkpointStep=10)
+    decided = plan(after({"report": before}, {"report": gone_back}, start=running()))
+    assert decided.status.checkpoint == CheckpointStatus(name="step-000010-a01-94a5f013", step=10)
+
+
+def test_the_report_before_the_outcome_does_not_undo_it() -> None:
+    told = outcome("Interrupted", step=21, checkpoint=SAVED)
+    earlier = report(step=20, checkpoint="step-000020-a01-94a5f013", checkpointStep=20)
+    over = {"report": earlier, "pods": (ended_pod(code=75, outcome=told),)}
+    decided = plan(after(over, over, start=running()))
+    assert decided.status.checkpoint == CheckpointStatus(name=SAVED, step=21)
+
+
 def test_an_outcome_with_a_strange_checkpoint_name_changes_no_checkpoint() -> None:
     told = outcome("Interrupted", step=21, checkpoint="latest")
     decided = plan(after({"pods": (ended_pod(code=75, outcome=told),)}, start=running()))
