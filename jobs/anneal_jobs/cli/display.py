@@ -11,6 +11,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
 from anneal_pipeline.observer import (
+    EVENT_DIAGNOSIS,
+    EVENT_RECOVERED,
     EVENT_WARNING,
     STAGE_TRAINING,
     CheckpointReport,
@@ -131,5 +133,6 @@ class BarDisplay(NullObserver):
         self._console.print(Text(evaluation_line(report)))
 
     def on_event(self, name: str, message: str, fields: Mapping[str, Any]) -> None:
-        style = "yellow" if name == EVENT_WARNING else ""
+        is_odd = name in (EVENT_WARNING, EVENT_RECOVERED, EVENT_DIAGNOSIS)
+        style = "yellow" if is_odd else ""
         self._console.print(Text(message, style=style))
