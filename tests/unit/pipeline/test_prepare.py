@@ -192,3 +192,39 @@ def test_changed_rows_are_prepared_again_with_another_digest(bench: Bench) -> No
 def test_few_rows_get_a_warning(bench: Bench) -> None:
     data = bench.prepare(bench.kit.sums(30))
     assert any("below 500" in warning for warning in data.report.warnings)
+
+
+def test_truncation_leaves_all_minus_100_such_rows_are_dropped(bench: Bench) -> None:
+    rows = [*bench.kit.sums(5), bench.kit.chat("z" * 300, "the answer that is cut away")]
+    data = bench.prepare(rows, dataset={"filters": {"overlength": "truncate"}})
+    assert data.report.dropped == {"response-cut-off": 1}
+    for split in data.splits.values():
+        assert all(int(split.row(i)[1][1:].sum()) > 0 for i in range(len(split)))
+
+
+def test_plain_text_is_trained_whole_and_ends(bench: Bench) -> None:
+    data = bench.prepare(
+        [{"text": "Once upon a time"}], dataset={"split": {"train": 1.0, "validation": 0.0}}
+    )
+    ids, is_response = data.train.row(0)
+    tokenizer = bench.kit.make_tokenizer()
+    assert data.report.layout == "text"
+    assert tokenizer.decode(ids[:-1]) == "Once upon a time"
+    assert int(ids[-1]) == tokenizer.eos_token_id
+    assert is_response.all()
+
+
+def test_a_split_that_has_no_effect_is_said(bench: Bench) -> None:
+    train = bench.kit.write_rows(bench.root / "train.jsonl", bench.kit.sums(8))
+    held = bench.kit.write_rows(bench.root / "dev.jsonl", bench.kit.sums(10)[8:])
+    data = bench.prepare_files(
+        DatasetFiles(train=(train,), validation=(held,)), dataset={"split": {"seed": 7}}
+    )
+    assert any("dataset.split has no effect" in warning for warning in data.report.warnings)
+    assert len(data.splits["validation"]) == 2
+
+
+def test_the_log_names_format_and_layout(bench: Bench) -> None:
+    bench.prepare([{"prompt": f"p {n}", "completion": f"c {n}"} for n in range(10)])
+    said = dict(bench.observer.events)["data-ready"]
+    assert said.startswith("Read 10 rows of jsonl as prompt-completion: ")
