@@ -52,7 +52,7 @@ def to_conversation(
 ) -> Conversation | BadRow:
     """Read a row's turns; what is wrong with it becomes a BadRow.
 
-    `labels` are the columns whose values the split needs.
+    `labels` are the columns whose values the split needs; null is no value, in JSON as in Parquet.
     """
     try:
         read = _read(row, layout)
@@ -61,7 +61,11 @@ def to_conversation(
             turns=read.turns,
             text=read.text,
             tools=read.tools,
-            labels={name: _label(row.fields[name]) for name in labels if name in row.fields},
+            labels={
+                name: _label(row.fields[name])
+                for name in labels
+                if row.fields.get(name) is not None
+            },
         )
         require_sound_text(conversation)
     except RowError as error:

@@ -149,6 +149,12 @@ def test_adding_rows_moves_no_old_one(bench: Bench) -> None:
     assert set(before.values()) == {"train", "validation"}
 
 
+def test_rows_whose_group_is_null_are_no_group(bench: Bench) -> None:
+    rows = [{**row, "user": None if n else "one"} for n, row in enumerate(bench.kit.sums(60))]
+    data = bench.prepare(rows, dataset={"split": {"groupBy": "user"}})
+    assert all(len(data.splits[name]) for name in ("train", "validation"))
+
+
 def test_another_seed_splits_otherwise(bench: Bench) -> None:
     one = sides(bench.prepare(bench.kit.sums(60)))
     two = sides(bench.prepare(bench.kit.sums(60), dataset={"split": {"seed": 7}}))
