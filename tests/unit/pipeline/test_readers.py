@@ -80,6 +80,7 @@ DAMAGED = [
     pytest.param("rows.json", b'[{"a": 1}, {"a": ', "behind row 1", id="cut JSON"),
     pytest.param("rows.json", b'[{"a": "\xe4"}]', "not valid JSON", id="Latin-1 JSON"),
     pytest.param("rows.csv", b"a,b,a\n1,2,3\n", "column 'a' twice", id="columns of one name"),
+    pytest.param("rows.csv", b'"a,b\n' + b"1,2\n" * 70_000, "cannot be", id="a quote left open"),
     pytest.param("rows.txt", b"hello there\n", "does not tell its format", id="no format at all"),
 ]
 
@@ -191,6 +192,21 @@ def test_csv_from_a_spreadsheet(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("text", "want"),
+    [
+        pytest.param('"a\nx",b\n1,2\n', {"a\nx": "1", "b": "2"}, id="a line end in quotes"),
+        pytest.param('"a, or x";b\n1;2\n', {"a, or x": "1", "b": "2"}, id="a comma in quotes"),
+        pytest.param('"a;b;c",d\n1,2\n', {"a;b;c": "1", "d": "2"}, id="semicolons in quotes"),
+        pytest.param("a,b\r1,2\r", {"a": "1", "b": "2"}, id="lines as old Macs end them"),
+    ],
+)
+def test_the_header_of_a_csv_may_quote(tmp_path: Path, text: str, want: dict[str, str]) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(text, newline="")
+    assert [row.fields for row in read_rows(path) if isinstance(row, SourceRow)] == [want]
+
+
 def test_arrow_fills_no_nulls_into_tools(tmp_path: Path) -> None:
     """Structs of one column share their keys in Arrow; what a row did not have it does not get."""
     rows = [
@@ -202,6 +218,8 @@ def test_arrow_fills_no_nulls_into_tools(tmp_path: Path) -> None:
     assert [row.fields for row in read_rows(path) if isinstance(row, SourceRow)] == rows
 
 
+# Arrow prints that it cannot decode a row of the wrong width, and then refuses the file.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.binary(max_size=300), kind=st.sampled_from(["jsonl", "json", "csv", "parquet", "x"]))
 def test_no_bytes_make_it_fail_otherwise(tmp_path: Path, data: bytes, kind: str) -> None:

@@ -7,6 +7,7 @@ and tab are told apart by the header.
 from __future__ import annotations
 
 import csv
+import io
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,11 +34,11 @@ _BLOCK_BYTES = 1 << 22
 
 def read_csv(path: Path) -> Iterator[SourceRow | BadRow]:
     with open_utf8(path) as stream, damage_named(path):
-        header = stream.peek(_BLOCK_BYTES).partition(b"\n")[0]
-        if not header.strip():
+        start = stream.peek(_BLOCK_BYTES)
+        if not start.partition(b"\n")[0].strip():
             return
-        delimiter = _delimiter_of(header)
-        columns = _columns_of(header, delimiter=delimiter, path=path)
+        delimiter, columns = _header_of(start)
+        _require_distinct(columns, path=path)
         bad: list[arrow_csv.InvalidRow] = []
 
         def skip(row: arrow_csv.InvalidRow) -> str:
@@ -60,16 +61,33 @@ def read_csv(path: Path) -> Iterator[SourceRow | BadRow]:
                 strings_can_be_null=True,
             ),
         )
+        # Arrow would guess the type of a column by another name, and give numbers.
+        if reader.schema.names != columns:
+            raise UserError(
+                DATASET_UNREADABLE,
+                f"{path.name} has a first row, which must name the columns, that cannot be told "
+                "apart into names; write it anew with quotes closed and in UTF-8",
+            )
         yield from _rows(reader, bad, path=path)
 
 
-def _delimiter_of(header: bytes) -> str:
-    counts = {mark: header.count(mark.encode()) for mark in _DELIMITERS}
-    return max(_DELIMITERS, key=lambda mark: counts[mark])
+def _header_of(start: bytes) -> tuple[str, list[str]]:
+    """The delimiter that makes most columns of the first row, and their names."""
+    text = start.decode("utf-8", "replace")
+    columns = {mark: _first_row(text, delimiter=mark) for mark in _DELIMITERS}
+    delimiter = max(_DELIMITERS, key=lambda mark: len(columns[mark]))
+    return delimiter, columns[delimiter]
 
 
-def _columns_of(header: bytes, *, delimiter: str, path: Path) -> list[str]:
-    names = next(csv.reader([header.decode("utf-8", "replace").rstrip("\r")], delimiter=delimiter))
+def _first_row(text: str, *, delimiter: str) -> list[str]:
+    """The cells up to the first line end outside quotes."""
+    try:
+        return next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), [])
+    except csv.Error:  # a quote that nothing closes
+        return []
+
+
+def _require_distinct(names: list[str], *, path: Path) -> None:
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
         raise UserError(
@@ -77,7 +95,6 @@ def _columns_of(header: bytes, *, delimiter: str, path: Path) -> list[str]:
             f"{path.name} has the column {repeated[0]!r} twice in its first row, which must name "
             "the columns; give each a name of its own",
         )
-    return names
 
 
 def _rows(
