@@ -31,7 +31,7 @@ from anneal_pipeline.data.split import shares_of
 from anneal_pipeline.data.survey import Judgement, Survey, label_columns, open_side
 from anneal_pipeline.data.template import TemplateChoice, settle_template
 from anneal_pipeline.data.tokens import Tokenisation
-from anneal_pipeline.errors import DATASET_EMPTY, UserError
+from anneal_pipeline.errors import RUN_CHANGED, UserError
 from anneal_pipeline.observer import EVENT_STAGE_REUSED, STAGE_DATA, Observer
 
 PREPARATION_VERSION = 2
@@ -81,8 +81,9 @@ def prepare_data(
         return open_prepared(folder, report)
     if files is None:
         raise UserError(
-            DATASET_EMPTY,
-            f"{folder} holds no data prepared for this configuration, and no file was given",
+            RUN_CHANGED,
+            f"The rows in {folder} that an earlier attempt prepared do not fit this one, which has "
+            f"{_what_changed(report, template)}; start the job under another name",
         )
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -96,6 +97,14 @@ def prepare_data(
 def open_prepared(folder: Path, report: DataReport) -> PreparedData:
     splits = {name: read_split(folder / name) for name in SPLITS}
     return PreparedData(folder=folder, report=report, splits=splits)
+
+
+def _what_changed(report: DataReport | None, template: TemplateChoice) -> str:
+    if report is None:
+        return "a version of Anneal that cannot read their report"
+    if report.template_sha256 != template.sha256:
+        return "another chat template: the model's tokenizer files were changed in between"
+    return "another configuration or version of Anneal"
 
 
 def _inputs_hash(config: PipelineConfig, *, source: str, template: TemplateChoice) -> str:

@@ -59,8 +59,6 @@ class TemplateChoice:
     origin: str
     """`model`, or `plain` where the model has none."""
     sha256: str
-    adds_bos: bool
-    """True when the template was given the BOS its tokenizer adds to plain text."""
 
 
 def settle_template(tokenizer: PreTrainedTokenizerBase) -> TemplateChoice:
@@ -70,12 +68,12 @@ def settle_template(tokenizer: PreTrainedTokenizerBase) -> TemplateChoice:
         template = template.get("default")
     origin = "model" if template else "plain"
     template = template or PLAIN_TEMPLATE
-    adds_bos = _wants_bos(tokenizer) and "bos_token" not in template
-    if adds_bos and tokenizer.bos_token not in template:
+    writes_bos = "bos_token" in template or str(tokenizer.bos_token) in template
+    if _wants_bos(tokenizer) and not writes_bos:
         template = _BOS + template
     tokenizer.chat_template = template
     digest = hashlib.sha256(template.encode()).hexdigest()
-    return TemplateChoice(origin=origin, sha256=digest, adds_bos=adds_bos)
+    return TemplateChoice(origin=origin, sha256=digest)
 
 
 def _wants_bos(tokenizer: PreTrainedTokenizerBase) -> bool:

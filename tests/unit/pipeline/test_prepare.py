@@ -188,6 +188,22 @@ def test_what_is_prepared_is_not_prepared_again(bench: Bench) -> None:
         assert again.train.ids.tolist() == first.train.ids.tolist()
 
 
+def test_another_template_than_that_of_the_prepared_rows_is_named(bench: Bench) -> None:
+    bench.prepare(bench.kit.sums(30))
+    tokenizer = bench.kit.make_tokenizer()
+    tokenizer.chat_template = tokenizer.chat_template.replace("assistant", "model")
+    with pytest.raises(UserError, match="has another chat template") as caught:
+        prepare_data(
+            bench.kit.make_config(),
+            files=None,
+            folder=bench.root / "data",
+            tokenizer=tokenizer,
+            stop_ids=frozenset(),
+            observer=bench.observer,
+        )
+    assert caught.value.reason == "RunChanged"
+
+
 def test_changed_rows_are_prepared_again_with_another_digest(bench: Bench) -> None:
     first = bench.prepare(bench.kit.sums(30))
     second = bench.prepare(bench.kit.sums(31))
