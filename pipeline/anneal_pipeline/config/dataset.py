@@ -50,7 +50,7 @@ class DatasetColumns(Schema):
 
 
 class SplitConfig(Schema):
-    """How rows are divided. By content hash: a row keeps its side when others are added."""
+    """How rows are divided. By content hash: added rows move none but large near-duplicate sets."""
 
     cel_rules: ClassVar[tuple[CelRule, ...]] = (
         CelRule(

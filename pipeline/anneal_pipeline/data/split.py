@@ -2,8 +2,10 @@
 
 Rows that belong together (equal, near-duplicates, or of one `groupBy` value) form a unit and fall
 on the same side. The side follows from a hash of the unit's smallest member: adding or removing
-rows moves no other row, unless a new row joins two units. With `stratifyBy` the proportions of each
-value outrank that: as a value gets more rows, single ones at the border change sides.
+rows moves no other row, unless a new row joins two units, or a large unit of near-duplicates comes
+below the held-out share of all rows: it is trained on while it is above. With `stratifyBy` the
+proportions of each value outrank that: as a value gets more rows, single ones at the border change
+sides.
 """
 
 from __future__ import annotations
