@@ -111,7 +111,7 @@ class Run:
 def open_run(inputs: Inputs) -> Run:
     opened = open_inputs(inputs)
     embeddings = opened.tuned.model.get_input_embeddings()
-    check_token_ids(opened.data.train, num_embeddings=embeddings.weight.shape[0])
+    check_token_ids(opened.data.splits.values(), num_embeddings=embeddings.weight.shape[0])
     trainer = Trainer(
         config=inputs.config,
         plan=opened.plan,

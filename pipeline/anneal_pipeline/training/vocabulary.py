@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from anneal_pipeline.data.prepared import PreparedSplit
 from anneal_pipeline.errors import MODEL_UNSUPPORTED, UserError
 
 
-def check_token_ids(split: PreparedSplit, *, num_embeddings: int) -> None:
-    """Refuse rows with a token that the model has no embedding for."""
-    highest = int(split.ids.max())
+def check_token_ids(splits: Iterable[PreparedSplit], *, num_embeddings: int) -> None:
+    """Refuse rows of any split with a token that the model has no embedding for."""
+    highest = max(int(split.ids.max()) for split in splits if len(split))
     if highest >= num_embeddings:
         raise UserError(
             MODEL_UNSUPPORTED,

@@ -9,18 +9,24 @@ from anneal_pipeline.data.prepared import PreparedSplit
 from anneal_pipeline.errors import UserError
 from anneal_pipeline.training.vocabulary import check_token_ids
 
-SPLIT = PreparedSplit(
-    ids=torch.tensor([3, 339, 7], dtype=torch.int32),
-    is_response=torch.ones(3, dtype=torch.uint8),
-    offsets=torch.tensor([0, 3]),
-)
+
+def split_of(*ids: int) -> PreparedSplit:
+    return PreparedSplit(
+        ids=torch.tensor(ids, dtype=torch.int32),
+        is_response=torch.ones(len(ids), dtype=torch.uint8),
+        offsets=torch.tensor([0, len(ids)] if ids else [0]),
+    )
+
+
+SPLIT, LOWER, EMPTY = split_of(3, 339, 7), split_of(3, 5), split_of()
 
 
 def test_the_last_embedding_is_one() -> None:
-    check_token_ids(SPLIT, num_embeddings=340)
+    check_token_ids([EMPTY, SPLIT], num_embeddings=340)
 
 
-def test_a_token_beyond_the_embeddings_is_refused() -> None:
+@pytest.mark.parametrize("splits", [[SPLIT, LOWER], [LOWER, EMPTY, SPLIT]])
+def test_a_token_beyond_the_embeddings_is_refused_in_any_split(splits: list[PreparedSplit]) -> None:
     with pytest.raises(UserError, match=r"token 339, but .* for 339 tokens only") as caught:
-        check_token_ids(SPLIT, num_embeddings=339)
+        check_token_ids(splits, num_embeddings=339)
     assert caught.value.reason == "ModelUnsupported"
