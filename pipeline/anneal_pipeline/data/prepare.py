@@ -197,7 +197,9 @@ class _Preparation:
         files, dataset = self.files, self.config.dataset
         split = shares_of(dataset.effective_split, has_test=bool(files.test))
         survey = Survey(dataset, split, near)
-        for file_split, row in self.source.rows():
+        for number, (file_split, row) in enumerate(self.source.rows(), start=1):
+            if number % _ROWS_PER_REPORT == 0:
+                self._report_progress(number)
             if isinstance(row, Conversation):
                 side = open_side(
                     file_split, is_split=files.is_split, has_validation=bool(files.validation)
@@ -217,7 +219,7 @@ class _Preparation:
         for _, row in self.source.rows():
             self.num_read += 1
             if self.num_read % _ROWS_PER_REPORT == 0:
-                self._report_progress()
+                self._report_progress(self.num_read)
             if isinstance(row, BadRow):
                 quarantine.add(row)
                 continue
@@ -225,7 +227,7 @@ class _Preparation:
             number += 1
             if bad is not None:
                 quarantine.add(bad)
-        self._report_progress()
+        self._report_progress(self.num_read)
 
     def _take(
         self,
@@ -244,5 +246,6 @@ class _Preparation:
         builders[verdict.side].add(row, tokens)
         return None
 
-    def _report_progress(self) -> None:
-        self.observer.on_stage(STAGE_DATA, done=self.num_read, total=0, unit="rows")
+    def _report_progress(self, done: int) -> None:
+        """Rows of this pass; each pass counts from the first row."""
+        self.observer.on_stage(STAGE_DATA, done=done, total=0, unit="rows")

@@ -211,6 +211,17 @@ def test_changed_rows_are_prepared_again_with_another_digest(bench: Bench) -> No
     assert EVENT_STAGE_REUSED not in [name for name, _ in bench.observer.events]
 
 
+def test_both_passes_report_their_work(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int] = []
+    monkeypatch.setattr(
+        bench.kit.RecordingObserver,
+        "on_stage",
+        lambda self, stage, *, done, total, unit: told.append(done),
+    )
+    bench.prepare(bench.kit.sums(250))
+    assert told == [200, 200, 250]
+
+
 def test_few_rows_get_a_warning(bench: Bench) -> None:
     data = bench.prepare(bench.kit.sums(30))
     assert any("below 500" in warning for warning in data.report.warnings)
