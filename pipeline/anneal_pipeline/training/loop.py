@@ -294,6 +294,7 @@ class Trainer:
         if measured is None:
             return False
         self.state.evaluated_step = step
+        self._saved_step = -1  # what an attempt saved that was stopped before this lacks it
         self.state.evaluations.append(
             Evaluated(step=step, subject=TUNED, split=name, metrics=measured.metrics)
         )

@@ -8,7 +8,7 @@ applying are two calls, so that a step that went wrong can be taken back before 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,8 +131,3 @@ def _adamw(config: TrainingConfig, *, model: PeftModel) -> torch.optim.AdamW:
     for group in adamw.param_groups:
         group[_RATIO] = group["lr"] / rate
     return adamw
-
-
-def are_finite(parameters: Mapping[str, torch.nn.Parameter]) -> bool:
-    """True when every adapter weight is a number."""
-    return all(bool(torch.isfinite(parameter).all()) for parameter in parameters.values())

@@ -19,6 +19,7 @@ import torch
 
 from anneal_pipeline.checkpoint.manifest import order_of
 from anneal_pipeline.errors import UserError
+from anneal_pipeline.observer import STAGE_TRAINING_EVALUATION
 
 METHODS = {
     "fp32 LoRA": {"method": "lora", "lora": {"rank": 4, "dropout": 0.1}},
@@ -141,6 +142,34 @@ def test_dropout_rng_sampler_and_epoch_survive_a_kill_at_each_step(
     assert taken[0] == list(range(1, step + 1))
     assert taken[1][0] <= step, "the second attempt began after the first had died"
     assert final_state(tmp_path) == final_state(whole(method))
+
+
+@pytest.mark.parametrize("step", range(2, STEPS + 1, 2))
+def test_a_stop_during_an_evaluation_that_is_due_loses_neither_it_nor_the_best_checkpoint(
+    kit: ModuleType,
+    model_dir: Path,
+    rows: Path,
+    whole: Callable[[str], Path],
+    tmp_path: Path,
+    step: int,
+) -> None:
+    class Stopping(kit.RecordingObserver):  # type: ignore[name-defined,misc]
+        def on_stage(self, stage: str, **progress: Any) -> None:
+            super().on_stage(stage, **progress)
+            self.is_evaluating = stage == STAGE_TRAINING_EVALUATION
+
+        def should_stop(self) -> bool:
+            return len(self.steps) == step and self.is_evaluating
+
+    config = config_of(kit, "fp32 LoRA")
+    options = {"model_dir": model_dir, "rows": rows}
+    assert kit.run(tmp_path, config, observer=Stopping(), **options).interrupted
+    observer = kit.RecordingObserver()
+    kit.run(tmp_path, config, attempt=2, observer=observer, **options)
+    assert not any("cannot be read" in message for _, message in observer.events)
+    best = json.loads((tmp_path / "checkpoints" / "best.json").read_text())
+    assert (tmp_path / "checkpoints" / best["name"] / "manifest.json").is_file()
+    assert final_state(tmp_path) == final_state(whole("fp32 LoRA"))
 
 
 def flip(folder: Path) -> None:
