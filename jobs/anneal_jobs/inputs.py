@@ -15,9 +15,12 @@ from anneal_jobs.storage.dataset import fetch_dataset, find_dataset
 from anneal_jobs.storage.meter import OnBytes
 from anneal_jobs.storage.model import FetchedModel, fetch_model, find_model
 from anneal_jobs.storage.places import open_folder
+from anneal_jobs.storage.s3 import S3Settings
 from anneal_jobs.storage.source import SourceAccess
 from anneal_jobs.storage.uri import StorageUri, parse_uri
 from anneal_pipeline.checkpoint.store import BlobFolder
+from anneal_pipeline.config.dataset import DatasetConfig
+from anneal_pipeline.config.model import ModelConfig
 from anneal_pipeline.data.files import DatasetFiles
 
 CONFIG_NAME = "config.json"
@@ -79,6 +82,16 @@ def check_inputs(attempt: Attempt) -> None:
     if not (attempt.trusts_prepared_data and place.folder.read(_PREPARED_MARK) is not None):
         find_dataset(pipeline.dataset, access=access)
     find_model(pipeline.model, to=_model_folder(attempt), access=access)
+
+
+def check_local_inputs(model: ModelConfig, dataset: DatasetConfig) -> None:
+    """The same for what lies on this disk alone, without a folder or a request."""
+    access = SourceAccess(s3=S3Settings())
+    if all(parse_uri(address).scheme == "file" for _, address in dataset.sources()):
+        find_dataset(dataset, access=access)
+    uri = parse_uri(model.uri)
+    if uri.scheme == "file":
+        find_model(model, to=Path(), access=access)
 
 
 def _model_folder(attempt: Attempt) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
 _VARIABLES = {
@@ -16,8 +17,13 @@ _VARIABLES = {
     "HF_HUB_DISABLE_XET": "1",
 }
 
+# Offers a package that would load compiled code from the hub; training does not go through it.
+_LOGGERS = ("bitsandbytes.backends.cpu.ops",)
+
 
 def quiet_libraries() -> None:
     """Must be called before the libraries are imported."""
     for name, value in _VARIABLES.items():
         os.environ.setdefault(name, value)
+    for name in _LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)

@@ -103,6 +103,7 @@ class BarDisplay(NullObserver):
             transient=True,
         )
         self._task: TaskID = self._progress.add_task("starting", total=None, detail="")
+        self._last_step: StepReport | None = None
 
     def __enter__(self) -> BarDisplay:
         self._progress.start()
@@ -121,6 +122,10 @@ class BarDisplay(NullObserver):
         )
 
     def on_step(self, report: StepReport) -> None:
+        self._last_step = report
+        self._show_step(report)
+
+    def _show_step(self, report: StepReport) -> None:
         self._progress.update(
             self._task,
             description="training",
@@ -131,6 +136,8 @@ class BarDisplay(NullObserver):
 
     def on_evaluation(self, report: EvaluationReport) -> None:
         self._console.print(Text(evaluation_line(report)))
+        if self._last_step is not None:  # the next step may take long: this one is what is known
+            self._show_step(self._last_step)
 
     def on_event(self, name: str, message: str, fields: Mapping[str, Any]) -> None:
         is_odd = name in (EVENT_WARNING, EVENT_RECOVERED, EVENT_DIAGNOSIS)

@@ -7,6 +7,7 @@ errors; so is what this release does not implement.
 from __future__ import annotations
 
 import copy
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,14 @@ from anneal_operator.api.unsupported import unsupported_fields
 from anneal_pipeline.config.schema import ConfigError
 
 _ENVELOPE = ("apiVersion", "kind", "metadata", "spec", "status")
+_LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+# As the API server checks them; the name becomes a folder, so nothing else may pass here either.
+_SUBDOMAIN_RULE = re.compile(rf"{_LABEL}(\.{_LABEL})*")
+_SUBDOMAIN_MAX = 253
+_LABEL_RULE = re.compile(_LABEL)
+_LABEL_MAX = 63
+_LOCAL_NAMESPACE = "local"
+_SHOWN_CHARS = 80
 
 
 class JobFileError(Exception):
@@ -43,15 +52,31 @@ def read_job_file(path: str, *, assignments: tuple[str, ...] = ()) -> JobFile:
     """Read a file, or standard input for `-`; `assignments` are `path=value` below spec."""
     text = _read_text(path)
     documents = _documents(text, source=path)
-    jobs = [d for d in documents if isinstance(d, dict) and d.get("kind") == JOB_KIND]
-    if len(jobs) != 1:
-        raise JobFileError(
-            path, (f"expected exactly one {JOB_KIND}, found {len(jobs)}; check `kind`",)
-        )
-    document = copy.deepcopy(jobs[0])
+    document = copy.deepcopy(_only_job(documents, source=path))
     for assignment in assignments:
         _assign(document, assignment, source=path)
     return _build(document, source=path)
+
+
+def _only_job(documents: list[Any], *, source: str) -> dict[str, Any]:
+    jobs = [d for d in documents if isinstance(d, dict) and d.get("kind") == JOB_KIND]
+    if len(jobs) == 1:
+        return jobs[0]
+    found = [d for d in documents if d is not None]
+    if jobs:
+        what = f"found {len(jobs)}; split the file, or remove the others"
+    elif not found:
+        what = "but the file is empty; write one, or name another file"
+    else:
+        what = f"found {', '.join(map(_kind_of, found))}; correct `kind`, or name another file"
+    raise JobFileError(source, (f"expected exactly one {JOB_KIND}, {what}",))
+
+
+def _kind_of(document: object) -> str:
+    if isinstance(document, dict):
+        kind = document.get("kind")
+        return "an object without `kind`" if kind is None else f"kind {_shown(kind)}"
+    return "a list" if isinstance(document, list) else "plain text"
 
 
 def _read_text(path: str) -> str:
@@ -92,9 +117,9 @@ def _build(document: dict[str, Any], *, source: str) -> JobFile:
     if document.get("apiVersion") != API_VERSION:
         faults.append(f"apiVersion: got {document.get('apiVersion')!r}, expected {API_VERSION}")
     metadata = document.get("metadata")
-    name = metadata.get("name") if isinstance(metadata, dict) else None
-    if not isinstance(name, str) or not name:
-        faults.append("metadata.name: is required but missing")
+    metadata = metadata if isinstance(metadata, dict) else {}
+    name, namespace = metadata.get("name"), metadata.get("namespace")
+    faults += _name_faults(name, namespace)
     spec = None
     try:
         spec = FineTuneJobSpec.parse(document.get("spec", {}))
@@ -102,7 +127,34 @@ def _build(document: dict[str, Any], *, source: str) -> JobFile:
         faults += [str(fault) for fault in error.under("spec").faults]
     if spec is not None:
         faults += [str(field) for field in unsupported_fields(spec)]
-    if faults or spec is None or not isinstance(name, str):
+    if faults or spec is None:
         raise JobFileError(source, tuple(faults))
-    namespace = metadata.get("namespace", "local") if isinstance(metadata, dict) else "local"
-    return JobFile(name=name, namespace=str(namespace), spec=spec)
+    return JobFile(name=str(name), namespace=str(namespace or _LOCAL_NAMESPACE), spec=spec)
+
+
+def _name_faults(name: object, namespace: object) -> list[str]:
+    faults = []
+    if name is None or name == "":
+        faults.append("metadata.name: is required but missing")
+    elif not _matches(name, _SUBDOMAIN_RULE, longest=_SUBDOMAIN_MAX):
+        faults.append(
+            f"metadata.name: got {_shown(name)}, expected at most {_SUBDOMAIN_MAX} lowercase "
+            "letters, digits, '-' and '.', with a letter or digit at both ends of each part; "
+            "choose another name, e.g. support-bot"
+        )
+    if namespace not in (None, "") and not _matches(namespace, _LABEL_RULE, longest=_LABEL_MAX):
+        faults.append(
+            f"metadata.namespace: got {_shown(namespace)}, expected at most {_LABEL_MAX} lowercase "
+            "letters, digits and '-', with a letter or digit at both ends; name the namespace as "
+            "the cluster spells it, or remove the field"
+        )
+    return faults
+
+
+def _matches(value: object, rule: re.Pattern[str], *, longest: int) -> bool:
+    return isinstance(value, str) and len(value) <= longest and rule.fullmatch(value) is not None
+
+
+def _shown(value: object) -> str:
+    text = repr(value) if not isinstance(value, str) or not value.isprintable() else value
+    return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}..."

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from anneal_jobs.attempt import Attempt, AttemptFolders
 from anneal_jobs.cli.job_file import JobFile
+from anneal_jobs.inputs import CONFIG_NAME, check_local_inputs
 from anneal_jobs.storage.outputs import LOGS_NAME
 from anneal_jobs.storage.uri import parse_uri
 from anneal_operator.api.run_config import JobIdentity, RunConfig, RunTracking, StorageAccess
@@ -30,12 +31,28 @@ class LocalOptions:
     s3_endpoint: str | None
 
 
-def run_config_of(job: JobFile, options: LocalOptions) -> RunConfig:
-    """What the operator would write into job.json, for this machine."""
+def output_of(job: JobFile, options: LocalOptions) -> str:
+    """The address of the job's folder."""
     base = options.output or job.spec.output.uri or RUNS_FOLDER
     output = f"{base.rstrip('/')}/{job.name}"
     if parse_uri(output).scheme == "file":
         output = str(Path(output).expanduser().resolve())
+    return output
+
+
+def check_before_first_run(job: JobFile, options: LocalOptions) -> None:
+    """Meet a missing model or dataset on this disk before anything is imported or made.
+
+    A folder that has seen a run is left to the run itself: what is done stays done without inputs.
+    """
+    output = parse_uri(output_of(job, options))
+    if output.scheme == "file" and not (Path(output.path) / CONFIG_NAME).is_file():
+        check_local_inputs(job.spec.model, job.spec.dataset)
+
+
+def run_config_of(job: JobFile, options: LocalOptions) -> RunConfig:
+    """What the operator would write into job.json, for this machine."""
+    output = output_of(job, options)
     tracking = job.spec.tracking
     return RunConfig(
         job=JobIdentity(

@@ -13,12 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from anneal_jobs.cli import terminal
+from anneal_jobs.cli.cluster_needs import cluster_needs
 from anneal_jobs.cli.explain import FieldDoc, select
 from anneal_jobs.cli.job_file import JobFile, JobFileError, read_job_file
+from anneal_jobs.cli.local_job import LocalOptions, check_before_first_run
 from anneal_jobs.errors import JobsError
 from anneal_pipeline.errors import PipelineError, UserError
 
-_EXIT_USER = 65
 _EXIT_SIGINT = 130
 
 app = typer.Typer(
@@ -43,6 +44,27 @@ SetOption = Annotated[
 ]
 
 
+def _print_version_and_exit(wanted: bool) -> None:
+    if wanted:
+        terminal.print_data(_version())
+        raise typer.Exit
+
+
+@app.callback()
+def options_of_all(
+    _version_wanted: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=_print_version_and_exit,
+            is_eager=True,
+            help="Print the version and exit.",
+        ),
+    ] = False,
+) -> None:
+    """Options before any command."""
+
+
 @app.command(
     epilog="Example:  anneal run -f job.yaml --set model.uri=./smollm2 --output ./runs",
 )
@@ -63,13 +85,15 @@ def run(
 ) -> None:
     """Run a FineTuneJob here, without a cluster. Ctrl-C saves a checkpoint; run again to go on."""
     job = _read(file, assignments)
+    options = LocalOptions(output=output, tracking_uri=tracking, s3_endpoint=s3_endpoint)
+    with terminal.one_sentence_errors(UserError):
+        check_before_first_run(job, options)
     # torch, transformers and MLflow take seconds to import: only where they are needed.
     from anneal_jobs.quiet import quiet_libraries
 
     quiet_libraries()
-    from anneal_jobs.cli.run import LocalOptions, run_job
+    from anneal_jobs.cli.run import run_job
 
-    options = LocalOptions(output=output, tracking_uri=tracking, s3_endpoint=s3_endpoint)
     raise typer.Exit(run_job(job, options))
 
 
@@ -77,7 +101,13 @@ def run(
 def validate(file: FileOption, assignments: SetOption = None) -> None:
     """Check a FineTuneJob without running it; all faults are listed at once."""
     job = _read(file, assignments)
-    terminal.print_data(f"finetunejob {job.name} is valid")
+    needs = cluster_needs(job.spec)
+    if not needs:
+        terminal.print_data(f"finetunejob {job.name} is valid")
+        return
+    terminal.print_data(
+        f"finetunejob {job.name} is valid for a local run; a cluster also needs {'; '.join(needs)}"
+    )
 
 
 @app.command(epilog="Example:  anneal explain training.learningRate")
@@ -110,15 +140,9 @@ def inspect(
     quiet_libraries()
     from anneal_jobs.cli.data_inspect import inspect_data
 
-    try:
+    with terminal.one_sentence_errors(PipelineError, JobsError, OSError):
         for line in inspect_data(job, output=output, s3_endpoint=s3_endpoint):
             terminal.print_data(line)
-    except UserError as error:
-        terminal.fail(str(error))
-        raise typer.Exit(_EXIT_USER) from None
-    except (PipelineError, JobsError, OSError) as error:
-        terminal.fail(str(error))
-        raise typer.Exit(terminal.EXIT_FAILURE) from None
 
 
 @models_app.command("import", epilog="Example:  anneal models import smollm2 --output ./smollm2")
@@ -153,10 +177,14 @@ def upload(
 @app.command("version")
 def print_version() -> None:
     """Print the version."""
+    terminal.print_data(_version())
+
+
+def _version() -> str:
     try:
-        terminal.print_data(version("anneal"))
+        return version("anneal")
     except PackageNotFoundError:
-        terminal.print_data("unknown (not installed)")
+        return "unknown (not installed)"
 
 
 def main() -> None:
@@ -172,7 +200,7 @@ def _read(file: str, assignments: list[str] | None) -> JobFile:
     except JobFileError as error:
         for fault in error.faults:
             terminal.fail(f"{error.source}: {fault}")
-        raise typer.Exit(_EXIT_USER) from None
+        raise typer.Exit(terminal.EXIT_USER) from None
 
 
 def _field_table(docs: list[FieldDoc]) -> Table:

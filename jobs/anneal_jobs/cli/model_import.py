@@ -10,13 +10,19 @@ from anneal_jobs.errors import URI_INVALID
 from anneal_jobs.storage.outputs import files_below
 from anneal_jobs.storage.s3 import S3Folder, S3Settings, connect
 from anneal_jobs.storage.uri import parse_uri
-from anneal_pipeline.errors import DATASET_NOT_FOUND, UserError
+from anneal_pipeline.errors import DATASET_NOT_FOUND, MODEL_NOT_FOUND, UserError
 
 SMOLLM2 = "smollm2"
 
 
 def import_to(source: str, output: str, *, s3_endpoint: str | None) -> str:
     """Convert a GGUF file and put the model folder at `output`; returns that address."""
+    if source != SMOLLM2 and not Path(source).is_file():
+        raise UserError(
+            MODEL_NOT_FOUND,
+            f"There is no GGUF file at {source}; give the path of one, or {SMOLLM2} for the model "
+            "that comes with Anneal.",
+        )
     from anneal_pipeline.model.gguf_import import find_packaged_gguf, import_gguf
 
     gguf = find_packaged_gguf() if source == SMOLLM2 else Path(source)

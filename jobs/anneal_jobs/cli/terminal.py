@@ -12,8 +12,11 @@ from collections.abc import Iterator
 import typer
 from rich.console import Console
 
+from anneal_pipeline.errors import UserError
+
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
+EXIT_USER = 65
 
 
 def stdout() -> Console:
@@ -31,12 +34,13 @@ def fail(message: str) -> None:
 
 @contextlib.contextmanager
 def one_sentence_errors(*kinds: type[Exception]) -> Iterator[None]:
-    """End the command with exit code 1 and the error's own words."""
+    """End the command with the error's own words: exit code 65 for the user's mistake, else 1."""
     try:
         yield
     except kinds as error:
         fail(str(error))
-        raise typer.Exit(EXIT_FAILURE) from None
+        code = EXIT_USER if isinstance(error, UserError) else EXIT_FAILURE
+        raise typer.Exit(code) from None
 
 
 def print_data(text: str) -> None:

@@ -105,7 +105,10 @@ class TrainingConfig(Schema):
     @model_validator(mode="after")
     def _one_of_each(self) -> Self:
         if self.epochs is not None and self.max_steps is not None:
-            raise ValueError("epochs and maxSteps exclude each other")
+            raise ValueError(
+                "epochs and maxSteps exclude each other; remove one of them (locally: --set "
+                "training.epochs=null)"
+            )
         if self.warmup_steps is not None and self.warmup_ratio is not None:
             raise ValueError("warmupSteps and warmupRatio exclude each other")
         if self.micro_batch_size is not None and self.micro_batch_size > self.batch_size:

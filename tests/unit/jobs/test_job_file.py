@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,11 @@ def test_every_mistake_is_named_at_once_with_its_path(write) -> None:  # type: i
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
-        pytest.param(("kind: FineTuneJob", "kind: Job"), "exactly one FineTuneJob", id="kind"),
+        pytest.param(
+            ("kind: FineTuneJob", "kind: Job"),
+            "exactly one FineTuneJob, found kind Job; ",
+            id="kind",
+        ),
         pytest.param(("v1alpha1", "v1"), "expected anneal.dev/v1alpha1", id="version"),
         pytest.param(("name: support-bot", "labels: {}"), "metadata.name: is required", id="name"),
         pytest.param(("metadata:", "metadat:"), "metadat: unknown field", id="envelope"),
@@ -60,6 +65,69 @@ def test_every_mistake_is_named_at_once_with_its_path(write) -> None:  # type: i
 def test_a_file_that_is_no_job_is_refused(write, change: tuple[str, str], fault: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(JobFileError, match=fault):
         read_job_file(write(SMALLEST.replace(*change)))
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        pytest.param("", "the file is empty", id="empty"),
+        pytest.param("# nothing yet\n---\n", "the file is empty", id="comment"),
+        pytest.param("- kind: FineTuneJob\n", "found a list", id="list"),
+        pytest.param("hello", "found plain text", id="text"),
+        pytest.param("spec: {}", "found an object without `kind`", id="no kind"),
+        pytest.param(f"{SMALLEST}\n---\n{SMALLEST}", "found 2; split the file", id="two"),
+    ],
+)
+def test_what_stands_there_instead_is_named(write, text: str, found: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(JobFileError) as e:
+        read_job_file(write(text))
+    [fault] = e.value.faults
+    assert fault.startswith("expected exactly one FineTuneJob, ")
+    assert found in fault
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("../../evil", "Bad_Name", "a/b", "/etc", "..", "-a", "a-", "a..b", "a.-b", "ä"),
+        pytest.param("a\n", id="newline"),
+        pytest.param("a" * 254, id="long"),
+        pytest.param(17, id="number"),
+    ],
+)
+def test_a_name_that_the_api_server_rejects_is_refused(write, name: object) -> None:  # type: ignore[no-untyped-def]
+    text = SMALLEST.replace("support-bot", json.dumps(name))
+    with pytest.raises(JobFileError) as e:
+        read_job_file(write(text))
+    [fault] = e.value.faults
+    assert fault.startswith("metadata.name: got ")
+    assert fault.isprintable()
+    assert "choose another name" in fault
+
+
+@pytest.mark.parametrize("namespace", ["Team", "a.b", "../x", "a" * 64, 3])
+def test_a_namespace_that_the_api_server_rejects_is_refused(write, namespace: object) -> None:  # type: ignore[no-untyped-def]
+    text = SMALLEST.replace("support-bot", f"x, namespace: {json.dumps(namespace)}")
+    with pytest.raises(JobFileError) as e:
+        read_job_file(write(text))
+    [fault] = e.value.faults
+    assert fault.startswith("metadata.namespace: got ")
+
+
+@pytest.mark.parametrize("name", ["a", "0", "support-bot", "v1.2-rc", "a" * 253])
+def test_names_of_the_cluster_pass(write, name: str) -> None:  # type: ignore[no-untyped-def]
+    job = read_job_file(write(SMALLEST.replace("support-bot", f"'{name}', namespace: team-a")))
+    assert (job.name, job.namespace) == (name, "team-a")
+
+
+def test_epochs_give_way_to_steps_as_the_message_says(write) -> None:  # type: ignore[no-untyped-def]
+    path = write(f"{SMALLEST}  training: {{epochs: 1}}\n")
+    with pytest.raises(
+        JobFileError, match=r"exclude each other; remove one.*--set training\.epochs=null"
+    ):
+        read_job_file(path, assignments=("training.maxSteps=20",))
+    job = read_job_file(path, assignments=("training.epochs=null", "training.maxSteps=20"))
+    assert (job.spec.training.epochs, job.spec.training.max_steps) == (None, 20)
 
 
 def test_what_is_not_implemented_is_refused(write) -> None:  # type: ignore[no-untyped-def]

@@ -1,0 +1,142 @@
+"""The `anneal` command as typed, for all that needs neither torch nor MLflow."""
+
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from anneal_jobs.cli.display import BarDisplay
+from anneal_pipeline.observer import EvaluationReport, StepReport
+
+COMMIT = "12fd25f77366fa6b3b4b768ec3050bf629380bac"
+JOB = """
+apiVersion: anneal.dev/v1alpha1
+kind: FineTuneJob
+metadata: {name: tiny}
+spec:
+  model: {uri: MODEL}
+  dataset: {uri: DATA}
+"""
+
+
+def anneal(folder: Path, *arguments: str) -> tuple[int, str, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "anneal_jobs.cli.main", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def write_job(folder: Path, *, model: str, data: str) -> None:
+    (folder / "job.yaml").write_text(JOB.replace("MODEL", model).replace("DATA", data))
+
+
+def test_the_version_is_an_option_too(tmp_path: Path) -> None:
+    assert anneal(tmp_path, "--version") == (0, f"{version('anneal')}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "want"),
+    [
+        pytest.param(f"hf://o/m, revision: {COMMIT}", "s3://b/rows", "is valid\n", id="cluster"),
+        pytest.param(
+            "./model",
+            "./rows.jsonl",
+            "is valid for a local run; a cluster also needs spec.model.uri at s3://, hf:// or "
+            "pvc:// (got ./model); spec.dataset.uri at s3://, hf:// or pvc:// (got ./rows.jsonl)\n",
+            id="paths",
+        ),
+        pytest.param(
+            "hf://o/m, revision: main",
+            "s3://b/rows",
+            "is valid for a local run; a cluster also needs the 40-digit commit hash in "
+            "spec.model.revision (got main), unless its profile allows tags\n",
+            id="tag",
+        ),
+    ],
+)
+def test_validate_says_what_a_cluster_needs(
+    tmp_path: Path, model: str, data: str, want: str
+) -> None:
+    write_job(tmp_path, model=model, data=data)
+    assert anneal(tmp_path, "validate", "-f", "job.yaml") == (0, f"finetunejob tiny {want}", "")
+
+
+@pytest.mark.parametrize("missing", ["model", "dataset"])
+def test_a_missing_path_is_met_before_anything_is_made(tmp_path: Path, missing: str) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    data = "rows.jsonl" if missing == "model" else "gone"
+    write_job(tmp_path, model="gone", data=data)
+    code = (
+        "import sys, anneal_jobs.cli.main as c\n"
+        "try: c.app(['run', '-f', 'job.yaml'])\n"
+        "except SystemExit as end: code = end.code\n"
+        "print(code, *{'torch', 'mlflow', 'bitsandbytes', 'transformers'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "65\n"
+    assert f"no {missing} at gone" in done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"job.yaml", "rows.jsonl"}
+
+
+@pytest.mark.parametrize(
+    ("source", "part"),
+    [
+        pytest.param("nosuch", "or smollm2 for the model", id="missing"),
+        pytest.param("README.md", "README.md is no GGUF file", id="another format"),
+    ],
+)
+def test_what_is_no_gguf_file_is_one_sentence(tmp_path: Path, source: str, part: str) -> None:
+    (tmp_path / "README.md").write_text("# words\n")
+    code, stdout, stderr = anneal(tmp_path, "models", "import", source, "--output", "out")
+    assert (code, stdout) == (65, "")
+    assert stderr.startswith("error: ")
+    assert part in stderr
+    assert stderr.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+
+
+def test_bitsandbytes_does_not_offer_packages(tmp_path: Path) -> None:
+    code = (
+        "from anneal_jobs.quiet import quiet_libraries; quiet_libraries()\n"
+        "import logging\n"
+        "logging.getLogger('bitsandbytes.backends.cpu.ops').warning('pip install kernels')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_bar_is_back_at_training_after_an_evaluation() -> None:
+    bar = BarDisplay(Console(quiet=True))
+    bar.on_step(
+        StepReport(
+            step=3,
+            total_steps=9,
+            epoch=0.5,
+            loss=1.0,
+            learning_rate=2e-4,
+            grad_norm=1.0,
+            num_tokens=100,
+            num_trained_tokens=50,
+            step_seconds=1.0,
+            tokens_per_second=100.0,
+            eta_seconds=6.0,
+            memory_bytes=1,
+        )
+    )
+    bar.on_stage("training-evaluation", done=1, total=1, unit="batches")
+    bar.on_evaluation(
+        EvaluationReport(
+            step=3, subject="tuned", split="test", metrics={}, num_rows=1, num_tokens=1, seconds=1.0
+        )
+    )
+    [task] = bar._progress.tasks
+    assert (task.description, task.completed, task.total) == ("training", 3, 9)
