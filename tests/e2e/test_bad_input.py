@@ -16,7 +16,7 @@ NAMED: dict[str, tuple[str, ...]] = {
     "no-answers": ("assistant", "unanswered.jsonl"),
     "absent-bucket": (ABSENT_BUCKET,),
     "pickled-model": ("safetensors",),
-    "wrong-secret": ("storage Secret", "access key id is unknown"),
+    "wrong-secret": ("storage.credentialsSecret", "access key id is unknown"),
     "no-mlflow": ("mlflow-absent",),
     "forbidden-uri": ("somebody-elses-bucket", "e2e"),
     "later-feature": ("training.packing",),
