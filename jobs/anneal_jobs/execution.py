@@ -131,13 +131,9 @@ def run_first_rank(
         sampler.close()
     if reporting.reporter is not None and reporting.reporter.is_stale:
         raise StaleAttemptError
+    _end_uploads(uploader, place, result)
     if result.interrupted:
-        if uploader is not None:
-            uploader.give_up_after(_LAST_UPLOADS_SECONDS)
         return _interrupted(result)
-    if uploader is not None:
-        uploader.finish()
-        verify_artefacts(place, result)
     return _finish(reporting, record, result, model_digest=inputs.model.digest)
 
 
@@ -149,6 +145,16 @@ def _start_uploader(place: Place, state: RunState) -> OutputUploader | None:
     )
     uploader.start()
     return uploader
+
+
+def _end_uploads(uploader: OutputUploader | None, place: Place, result: PipelineResult) -> None:
+    if uploader is None:
+        return
+    if result.interrupted:
+        uploader.give_up_after(_LAST_UPLOADS_SECONDS)
+        return
+    uploader.finish()
+    verify_artefacts(place, result)
 
 
 def verify_artefacts(place: Place, result: PipelineResult) -> None:
