@@ -51,17 +51,13 @@ def redact(text: str) -> str:
 
 def known_secrets() -> tuple[str, ...]:
     """The secrets as they are now: a mounted file may be rotated while the job runs."""
-    return _secrets_of(tuple(_stamp(path) for path in (*_FILES, _shared_file(os.environ))))
+    stamps = tuple(_stamp(path) for path in (*_FILES, _shared_file(os.environ)))
+    return _secrets_of(stamps, tuple(map(os.environ.get, _VARIABLES)))
 
 
 @lru_cache(maxsize=1)
-def _secrets_of(_stamps: tuple[int, ...]) -> tuple[str, ...]:
+def _secrets_of(_stamps: tuple[int, ...], _values: tuple[str | None, ...]) -> tuple[str, ...]:
     return find_secrets(os.environ)
-
-
-def forget_secrets() -> None:
-    """Look for them anew; for when the environment has changed."""
-    _secrets_of.cache_clear()
 
 
 def find_secrets(

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from anneal_jobs import redaction
 from anneal_jobs.logs import log_to, shown_tail
 from anneal_jobs.outcome import one_sentence
 from anneal_jobs.redaction import find_secrets, redact
@@ -43,14 +42,12 @@ def test_a_rotated_secret_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         shared.write_text(f"[default]\naws_secret_access_key = {secret}\n")
         os.utime(shared, ns=(stamp, stamp))
         assert redact(f"signed with {secret}") == "signed with ***"
-    redaction.forget_secrets()
 
 
 def test_no_secret_reaches_a_log_file_or_an_outcome(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "correct-horse")
-    redaction.forget_secrets()
     handlers = list(logging.getLogger().handlers)
     path = tmp_path / "driver.log"
     try:
@@ -68,4 +65,3 @@ def test_no_secret_reaches_a_log_file_or_an_outcome(
         for handler in logging.getLogger().handlers:
             handler.close()
         logging.getLogger().handlers = handlers
-        redaction.forget_secrets()
