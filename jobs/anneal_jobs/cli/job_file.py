@@ -17,17 +17,17 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from anneal_operator.api.names import API_VERSION, JOB_KIND
+from anneal_operator.api.object_name import (
+    LABEL_MAX_CHARS,
+    LABEL_PATTERN,
+    SUBDOMAIN_MAX_CHARS,
+    SUBDOMAIN_PATTERN,
+)
 from anneal_operator.api.spec import FineTuneJobSpec
 from anneal_operator.api.unsupported import unsupported_fields
 from anneal_pipeline.config.schema import ConfigError
 
 _ENVELOPE = ("apiVersion", "kind", "metadata", "spec", "status")
-_LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
-# As the API server checks them; the name becomes a folder, so nothing else may pass here either.
-_SUBDOMAIN_RULE = re.compile(rf"{_LABEL}(\.{_LABEL})*")
-_SUBDOMAIN_MAX = 253
-_LABEL_RULE = re.compile(_LABEL)
-_LABEL_MAX = 63
 _LOCAL_NAMESPACE = "local"
 _SHOWN_CHARS = 80
 
@@ -136,23 +136,28 @@ def _name_faults(name: object, namespace: object) -> list[str]:
     faults = []
     if name is None or name == "":
         faults.append("metadata.name: is required but missing")
-    elif not _matches(name, _SUBDOMAIN_RULE, longest=_SUBDOMAIN_MAX):
+    elif not _matches(name, SUBDOMAIN_PATTERN, longest=SUBDOMAIN_MAX_CHARS):
         faults.append(
-            f"metadata.name: got {_shown(name)}, expected at most {_SUBDOMAIN_MAX} lowercase "
-            "letters, digits, '-' and '.', with a letter or digit at both ends of each part; "
-            "choose another name, e.g. support-bot"
+            f"metadata.name: got {_shown(name)}, expected at most {SUBDOMAIN_MAX_CHARS} "
+            "lowercase letters, digits, '-' and '.', with a letter or digit at both ends of each "
+            "part; choose another name, e.g. support-bot"
         )
-    if namespace not in (None, "") and not _matches(namespace, _LABEL_RULE, longest=_LABEL_MAX):
+    if namespace not in (None, "") and not _matches(
+        namespace, LABEL_PATTERN, longest=LABEL_MAX_CHARS
+    ):
         faults.append(
-            f"metadata.namespace: got {_shown(namespace)}, expected at most {_LABEL_MAX} lowercase "
-            "letters, digits and '-', with a letter or digit at both ends; name the namespace as "
-            "the cluster spells it, or remove the field"
+            f"metadata.namespace: got {_shown(namespace)}, expected at most {LABEL_MAX_CHARS} "
+            "lowercase letters, digits and '-', with a letter or digit at both ends; name the "
+            "namespace as the cluster spells it, or remove the field"
         )
     return faults
 
 
-def _matches(value: object, rule: re.Pattern[str], *, longest: int) -> bool:
-    return isinstance(value, str) and len(value) <= longest and rule.fullmatch(value) is not None
+def _matches(value: object, pattern: str, *, longest: int) -> bool:
+    """Whether the API server would take it; the name becomes a folder, so nothing else may pass."""
+    if not isinstance(value, str) or len(value) > longest:
+        return False
+    return re.fullmatch(pattern, value) is not None
 
 
 def _shown(value: object) -> str:

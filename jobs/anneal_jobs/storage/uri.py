@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from anneal_jobs.errors import URI_INVALID
+from anneal_operator.api.object_name import SUBDOMAIN_PATTERN
 from anneal_pipeline.errors import UserError
 
 Scheme = Literal["s3", "hf", "pvc", "file"]
@@ -20,7 +21,7 @@ Scheme = Literal["s3", "hf", "pvc", "file"]
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://(.*)$", re.DOTALL)
 _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\]")
 _BUCKET = re.compile(r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")
-_CLAIM = re.compile(r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")
+_CLAIM = re.compile(SUBDOMAIN_PATTERN)
 _REPOSITORY_PART = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}$")
 
 

@@ -9,7 +9,8 @@ from typing import Annotated, ClassVar, Self
 from pydantic import Field, model_validator
 
 from anneal_operator.api.condition import LIST_MAP, Condition
-from anneal_operator.api.spec import ObjectName, Quantity, Seconds
+from anneal_operator.api.object_name import ObjectName
+from anneal_operator.api.spec import Quantity, Seconds
 from anneal_pipeline.config.schema import CelRule, Schema
 from anneal_pipeline.config.values import Uri
 

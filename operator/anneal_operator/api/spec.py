@@ -9,17 +9,13 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from anneal_operator.api.names import DEFAULT_PROFILE
+from anneal_operator.api.object_name import ObjectName
 from anneal_operator.api.tracking import TrackingSpec
 from anneal_pipeline.config.pipeline import PipelineConfig
 from anneal_pipeline.config.schema import CelRule, Schema
 from anneal_pipeline.config.values import Uri
 
 MUTABLE_FIELDS = ("suspend", "ttlSecondsAfterFinished", "queue.priorityClass")
-
-ObjectName = Annotated[
-    str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")
-]
-"""Name of a Kubernetes object (RFC 1123 subdomain)."""
 
 Quantity = Annotated[
     str,
