@@ -38,6 +38,9 @@ app.add_typer(data_app, name="data")
 FileOption = Annotated[
     str, typer.Option("--file", "-f", help="FineTuneJob as YAML; - reads standard input.")
 ]
+S3EndpointOption = Annotated[
+    str | None, typer.Option(help="URL of the S3 server. Default: AWS_ENDPOINT_URL, else AWS.")
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="Change a field below spec, as in training.maxSteps=20."),
@@ -79,9 +82,7 @@ def run(
         str | None,
         typer.Option(help="MLflow server or database. Default: SQLite beside the output."),
     ] = None,
-    s3_endpoint: Annotated[
-        str | None, typer.Option(help="URL of the S3 server. Default: AWS_ENDPOINT_URL, else AWS.")
-    ] = None,
+    s3_endpoint: S3EndpointOption = None,
 ) -> None:
     """Run a FineTuneJob here, without a cluster. Ctrl-C saves a checkpoint; run again to go on."""
     job = _read(file, assignments)
@@ -129,9 +130,7 @@ def inspect(
     output: Annotated[
         str | None, typer.Option(help="Folder for page and rows. Default: NAME-data")
     ] = None,
-    s3_endpoint: Annotated[
-        str | None, typer.Option(help="URL of the S3 server. Default: AWS_ENDPOINT_URL, else AWS.")
-    ] = None,
+    s3_endpoint: S3EndpointOption = None,
 ) -> None:
     """Prepare a job's data without training: what is read, dropped, split, and trained on."""
     job = _read(file, assignments)
@@ -149,7 +148,7 @@ def inspect(
 def import_model(
     source: Annotated[str, typer.Argument(help="smollm2, or the path of a GGUF file.")],
     output: Annotated[str, typer.Option(help="Folder or s3:// address to write to.")],
-    s3_endpoint: Annotated[str | None, typer.Option(help="URL of the S3 server.")] = None,
+    s3_endpoint: S3EndpointOption = None,
 ) -> None:
     """Turn a GGUF file into a safetensors folder that can be tuned."""
     from anneal_jobs.quiet import quiet_libraries
@@ -165,7 +164,7 @@ def import_model(
 def upload(
     source: Annotated[Path, typer.Argument(help="A file or a folder.")],
     target: Annotated[str, typer.Argument(help="An s3:// address.")],
-    s3_endpoint: Annotated[str | None, typer.Option(help="URL of the S3 server.")] = None,
+    s3_endpoint: S3EndpointOption = None,
 ) -> None:
     """Copy files to S3 and verify them there."""
     from anneal_jobs.cli.model_import import upload_to

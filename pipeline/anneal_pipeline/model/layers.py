@@ -1,4 +1,4 @@
-"""A weight that an adapter can sit on; without torch, for the memory plan."""
+"""Weights that an adapter can sit on, by name, role and size."""
 
 from __future__ import annotations
 
@@ -24,13 +24,6 @@ class Layer:
     def max_rank(self) -> int:
         """The rank of the whole matrix; more than this an adapter cannot use."""
         return min(self.in_features, self.out_features)
-
-    @property
-    def num_parameters(self) -> int:
-        return self.in_features * self.out_features * max(1, self.num_experts)
-
-    def num_adapter_parameters(self, rank: int) -> int:
-        return rank * (self.in_features + self.out_features) * max(1, self.num_experts)
 
 
 def kinds(names: Iterable[str]) -> str:

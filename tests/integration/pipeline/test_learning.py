@@ -19,7 +19,7 @@ from anneal_pipeline.evaluation.perplexity import Evaluator
 from anneal_pipeline.model.adapters import trainable_parameters
 from anneal_pipeline.model.loading import TunedModel, load_tokenizer, load_tuned_model
 from anneal_pipeline.training import loss as loss_module
-from anneal_pipeline.training.batches import collate, micro_batches
+from anneal_pipeline.training.batches import Batch, collate, micro_batches
 from anneal_pipeline.training.loss import LogitsPath, sum_of_losses
 from anneal_pipeline.training.memory import RowLimit
 from anneal_pipeline.training.optimizer import AdapterOptimizer
@@ -222,13 +222,20 @@ def test_selected_logits_give_the_loss_of_the_model_itself(
     path = LogitsPath(tuned.model)
     assert path.selects
     batch = collate(split, range(NUM_ROWS), pad_id=0, train_all=False)
+    got, want = losses_of_path_and_model(path, tuned, batch=batch)
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
+
+
+def losses_of_path_and_model(
+    path: LogitsPath, tuned: TunedModel, *, batch: Batch
+) -> tuple[torch.Tensor, torch.Tensor]:
     tuned.model.eval()
     with torch.no_grad():
-        got = sum_of_losses(path(batch)) / batch.num_trained_tokens
-        want = tuned.model(
+        ours = sum_of_losses(path(batch)) / batch.num_trained_tokens
+        theirs = tuned.model(
             input_ids=batch.ids, attention_mask=batch.attention_mask, labels=batch.labels
         ).loss
-    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
+    return ours, theirs
 
 
 SMALL = {
@@ -261,12 +268,7 @@ def test_capped_and_scaled_logits_are_those_of_the_model_and_never_whole(
     path = LogitsPath(tuned.model)
     assert path.selects
     batch = collate(split, range(NUM_ROWS), pad_id=0, train_all=False)
-    tuned.model.eval()
-    with torch.no_grad():
-        got = sum_of_losses(path(batch)) / batch.num_trained_tokens
-        want = tuned.model(
-            input_ids=batch.ids, attention_mask=batch.attention_mask, labels=batch.labels
-        ).loss
+    got, want = losses_of_path_and_model(path, tuned, batch=batch)
     torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-6)
 
 
