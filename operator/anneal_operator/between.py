@@ -62,6 +62,7 @@ def between(case: Case) -> None:
         # A pod of an earlier attempt still writes: two attempts must never be alive at once.
         case.draft.look_again(WAITING_SECONDS)
         return
+    case.record_config()
     number = attempts.begin(case.draft)
     old = case.draft.status.progress
     if old is not None:

@@ -10,6 +10,7 @@ from anneal_operator.api.spec import FineTuneJobSpec
 from anneal_operator.closing import TRACKING_RETRY_SECONDS, close_run, state_of_failure
 from anneal_operator.draft import Draft, EnsureRun
 from anneal_operator.observation import Input
+from anneal_operator.stored_config import digest_of, run_config
 from anneal_operator.waiting import waiting_for
 
 
@@ -49,6 +50,19 @@ class Case:
             )
             self.provisioned("False", reason=Reason.TRACKING_UNREACHABLE, message=message)
         return False
+
+    def record_config(self) -> None:
+        """Before the first attempt: what job.json will say. Later operators keep to it."""
+        if self.draft.status.config_digest is not None:
+            return
+        config = run_config(
+            self.seen.job,
+            spec=self.spec,
+            profile=self.profile,
+            output_uri=str(self.draft.status.output_uri),
+            release=self.seen.release,
+        )
+        self.draft.change(config_digest=digest_of(config.to_text()))
 
     def tracking_trouble(self, error: str) -> str:
         """What is wrong between the operator and MLflow, and who mends it; no full stop."""

@@ -38,7 +38,7 @@ from anneal_operator.observation import Child, Input, Job, Pod, Refusal, read_ch
 from anneal_operator.resources import CONFIG_MAPS, CORE_EVENTS, JOBS, PODS, Resource
 from anneal_operator.settings import Settings
 from anneal_operator.store import Store
-from anneal_operator.stored_config import run_config
+from anneal_operator.stored_config import digest_of, run_config
 from anneal_operator.workqueue import Key
 
 logger = logging.getLogger(__name__)
@@ -125,6 +125,7 @@ class Children:
         attempt: int,
         run_id: str,
         output_uri: str,
+        config_digest: str,
     ) -> None:
         """Make sure that CA, stored run config and child are there; each may be already.
 
@@ -144,7 +145,7 @@ class Children:
         )
         try:
             await self.apply_ca(job.namespace)
-            await self._store_config(job, config=config)
+            await self._store_config(job, config=config, digest=config_digest)
             await self._no_other_alive(job, attempt=attempt)
             made = await self._create_owned(JOBS, child, job=job)
         except (ChildRefused, Forbidden, Invalid) as error:
@@ -156,16 +157,36 @@ class Children:
             # Until the watch tells of it; never over something that the watch told later.
             self.jobs.put(made)
 
-    async def _store_config(self, job: Job, *, config: RunConfig) -> None:
-        """Write job.json, or find there what would be written: never train by anything else."""
-        body = run_config_map(job, config=config, release=self.settings.identity)
-        stored = await self._create_owned(CONFIG_MAPS, body, job=job)
-        if stored.get("immutable") is True and _read_config(stored) == config:
+    async def _store_config(self, job: Job, *, config: RunConfig, digest: str) -> None:
+        """Write job.json, or find the one of that digest: never train by anything else.
+
+        An operator that would write it otherwise than the one that the job began under leaves it
+        as it is.
+        """
+        name = names.run_config_name(job.name, job.uid)
+        if digest_of(config.to_text()) == digest:
+            body = run_config_map(job, config=config, release=self.settings.identity)
+            stored = await self._create_owned(CONFIG_MAPS, body, job=job)
+        else:
+            stored = await self._earlier_config(job, name=name)
+        if stored.get("immutable") is True and _digest_of_config(stored) == digest:
             return
         raise ChildRefused(
-            f"ConfigMap {body['metadata']['name']} does not hold the config of this job; somebody "
-            "else made or replaced it. Delete it, so that the job can go on."
+            f"ConfigMap {name} does not hold the config that this job began with; somebody else "
+            "made or replaced it. Delete it, so that the job can go on."
         )
+
+    async def _earlier_config(self, job: Job, *, name: str) -> Object:
+        """The stored config of a job that began under another version of the operator."""
+        try:
+            found = await self.kube.get(CONFIG_MAPS, name, namespace=job.namespace)
+        except NotFound:
+            raise ChildRefused(
+                f"ConfigMap {name} with the config that this job began with is gone, and this "
+                "version of the operator would write another one. Apply the job again under "
+                "another name."
+            ) from None
+        return _require_owned(found, job, kind=CONFIG_MAPS.kind)
 
     async def _no_other_alive(self, job: Job, *, attempt: int) -> None:
         for pod in await self._live_pods(job):
@@ -188,12 +209,7 @@ class Children:
         except AlreadyExists:
             name = str(body["metadata"]["name"])
             found = await self.kube.get(resource, name, namespace=job.namespace)
-            if not _is_owned(found, job):
-                raise ChildRefused(
-                    f"{resource.kind} {name} exists and does not belong to this job ({job.uid}). "
-                    "Delete it, so that the job can go on."
-                ) from None
-            return found
+            return _require_owned(found, job, kind=resource.kind)
 
     def forget(self, job_uid: str) -> None:
         """The job is gone."""
@@ -233,13 +249,18 @@ def _is_owned(obj: Object, job: Job) -> bool:
     return any(owner.get("uid") == job.uid and owner.get("controller") for owner in owners)
 
 
-def _read_config(config_map: Object) -> RunConfig | None:
-    """job.json as values: an older operator may have written the same ones as other text."""
-    data = config_map.get("data") or {}
-    try:
-        return RunConfig.model_validate_json(data.get(names.RUN_CONFIG_KEY) or "")
-    except ValueError:
-        return None
+def _require_owned(obj: Object, job: Job, *, kind: str) -> Object:
+    if _is_owned(obj, job):
+        return obj
+    raise ChildRefused(
+        f"{kind} {obj['metadata']['name']} exists and does not belong to this job ({job.uid}). "
+        "Delete it, so that the job can go on."
+    ) from None
+
+
+def _digest_of_config(config_map: Object) -> str | None:
+    text = (config_map.get("data") or {}).get(names.RUN_CONFIG_KEY)
+    return None if text is None else digest_of(text)
 
 
 def _refusal(error: ChildRefused | KubeError) -> Refusal:

@@ -145,6 +145,8 @@ class Input:
     status: FineTuneJobStatus
     profile: Profile | None
     known_tracking_uris: tuple[str, ...]
+    release: str = ""
+    """Identity of the installation that this operator belongs to."""
     child: Child | None = None
     """Child of the current attempt."""
     pods: tuple[Pod, ...] = ()

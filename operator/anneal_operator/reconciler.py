@@ -112,6 +112,7 @@ class Reconciler:
             status=status,
             profile=None if isinstance(spec, ConfigError) else self._profile(spec),
             known_tracking_uris=tuple(s.uri for s in self.settings.tracking_servers),
+            release=self.settings.identity,
             report=self.board.released(job.uid, attempt=status.attempt),
             tracking=self.tracker.known(job.uid),
             serving_since=self.serving_since,
@@ -222,6 +223,7 @@ class Reconciler:
             attempt=attempt,
             run_id=mlflow.run_id,
             output_uri=str(status.output_uri),
+            config_digest=str(status.config_digest),
         )
 
     async def _delete(self, job: Job) -> None:

@@ -1,9 +1,13 @@
 """What job.json says: the spec and the profile brought together for the trainer. Pure.
 
-Made at admission to measure it, and again, equal but for the release, when it is stored.
+Made at admission to measure it, and again, equal but for the release, when it is stored. From then
+on the stored text is what the job trains by, whatever a later operator would write: its digest is
+in the status, which no user may write.
 """
 
 from __future__ import annotations
+
+import hashlib
 
 from anneal_operator.api.profile import FineTuneProfileSpec
 from anneal_operator.api.run_config import (
@@ -47,6 +51,11 @@ def run_config(
             ranks_per_worker=spec.compute.ranks_per_worker or max(1, gpus), gpus_per_worker=gpus
         ),
     )
+
+
+def digest_of(text: str) -> str:
+    """SHA-256 of a job.json, as `status.configDigest` has it."""
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
 def effective_pipeline(spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> PipelineConfig:

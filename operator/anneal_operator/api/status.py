@@ -163,6 +163,8 @@ class FineTuneJobStatus(Schema):
     """Where the job waits."""
     output_uri: str | None = Field(default=None, max_length=2048)
     """The job's own output folder."""
+    config_digest: str | None = Field(default=None, max_length=71)
+    """SHA-256 of job.json, recorded before the first attempt; every attempt trains by that file."""
     start_time: datetime | None = None
     """When the first pod ran."""
     completion_time: datetime | None = None

@@ -4,6 +4,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from tests.unit.controller.conftest import (
+    JOB,
     NOW,
     RUN,
     after,
@@ -11,9 +12,11 @@ from tests.unit.controller.conftest import (
     condition,
     ended_pod,
     pod,
+    profile_spec,
     report,
     running,
     seen,
+    spec,
 )
 
 from anneal_operator.api.reasons import ConditionType, Phase, Reason
@@ -25,6 +28,7 @@ from anneal_operator.draft import (
 )
 from anneal_operator.observation import Refusal, Tracking
 from anneal_operator.plan import plan
+from anneal_operator.stored_config import digest_of, run_config
 
 
 def test_a_new_job_is_accepted_and_its_first_child_intended() -> None:
@@ -36,6 +40,25 @@ def test_a_new_job_is_accepted_and_its_first_child_intended() -> None:
     assert decided.status.output_uri == "s3://models/team-a/support-bot-1f2e3d4c"
     assert decided.status.mlflow is not None
     assert decided.status.mlflow.run_id == RUN.run_id
+
+
+def test_what_the_job_begins_with_is_on_record_and_stays() -> None:
+    begun = plan(seen(release="ours")).status
+    config = run_config(
+        JOB, spec=spec(), profile=profile_spec(), output_uri=str(begun.output_uri), release="ours"
+    )
+    assert begun.config_digest == digest_of(config.to_text())
+
+    over = {"child": child(result="Failed"), "pods": (ended_pod(code=203),)}
+    later = after(
+        over,
+        {"now": NOW + timedelta(hours=1)},
+        {"release": "a newer one"},
+        start=running(release="ours"),
+    )
+    decided = plan(replace(later, child=None, pods=()))
+    assert decided.actions == (CreateChild(2),)
+    assert decided.status.config_digest == begun.config_digest
 
 
 def test_the_same_picture_gives_the_same_decision_and_status() -> None:

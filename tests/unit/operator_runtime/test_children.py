@@ -10,6 +10,7 @@ import pytest
 
 from anneal_operator.api.names import attempt_name, run_config_name
 from anneal_operator.api.profile import FineTuneProfileSpec
+from anneal_operator.api.run_config import RunConfig
 from anneal_operator.api.spec import FineTuneJobSpec
 from anneal_operator.api.status import Attempt, FineTuneJobStatus
 from anneal_operator.children import Children
@@ -22,10 +23,12 @@ from anneal_operator.errors import (
     OperatorError,
 )
 from anneal_operator.kube import Object, Selector
+from anneal_operator.manifests import run_config_map
 from anneal_operator.observation import Input, Job, Refusal
 from anneal_operator.resources import CONFIG_MAPS, JOBS, PODS, Resource
 from anneal_operator.settings import Settings
 from anneal_operator.store import Store
+from anneal_operator.stored_config import digest_of, run_config
 from anneal_operator.workqueue import Key
 
 JOB = Job(
@@ -50,6 +53,7 @@ PROFILE = FineTuneProfileSpec.parse(
         "tracking": {"uri": "http://mlflow:5000"},
     }
 )
+RELEASE = "anneal.anneal-system"
 CONFIG = run_config_name(JOB.name, JOB.uid)
 CHILD = attempt_name(JOB.name, JOB.uid, 2)
 
@@ -116,8 +120,27 @@ def children(api: ObjectApi, tmp_path: Path) -> Children:
     )
 
 
-async def create(children: Children, *, job: Job = JOB, output: str = "s3://models/bot") -> None:
-    await children.create(job, spec=SPEC, profile=PROFILE, attempt=2, run_id="r", output_uri=output)
+def config_of(job: Job, *, output: str = "s3://models/bot") -> RunConfig:
+    """What the operator of this test writes."""
+    return run_config(job, spec=SPEC, profile=PROFILE, output_uri=output, release=RELEASE)
+
+
+async def create(
+    children: Children,
+    *,
+    job: Job = JOB,
+    output: str = "s3://models/bot",
+    config_digest: str | None = None,
+) -> None:
+    await children.create(
+        job,
+        spec=SPEC,
+        profile=PROFILE,
+        attempt=2,
+        run_id="r",
+        output_uri=output,
+        config_digest=config_digest or digest_of(config_of(job, output=output).to_text()),
+    )
 
 
 def lose_child(api: ObjectApi, children: Children) -> None:
@@ -144,16 +167,48 @@ async def test_a_config_that_is_there_already_is_used_again(
 ) -> None:
     await create(children)
     lose_child(api, children)
-    stored = api.objects[CONFIG_MAPS.kind, CONFIG]["data"]
-    stored["job.json"] = json.dumps(json.loads(stored["job.json"]))
     await create(children)
     assert api.names(JOBS) == [CHILD]
     assert await refusal_seen(children) is None
 
 
+def older_text() -> str:
+    """job.json by an operator with another default, one field less and another layout."""
+    data = config_of(JOB).to_data()
+    data["pipeline"]["tuning"]["lora"]["rank"] = 8
+    del data["hub"]
+    return json.dumps(data)
+
+
+async def test_what_an_older_operator_wrote_is_what_the_job_goes_on_by(
+    api: ObjectApi, children: Children
+) -> None:
+    text = older_text()
+    assert RunConfig.model_validate_json(text) != config_of(JOB)
+    body = run_config_map(JOB, config=config_of(JOB), release=RELEASE)
+    body["data"]["job.json"] = text
+    await api.create(CONFIG_MAPS, body, namespace=JOB.namespace)
+    await create(children, config_digest=digest_of(text))
+    assert api.names(JOBS) == [CHILD]
+    assert api.objects[CONFIG_MAPS.kind, CONFIG]["data"]["job.json"] == text
+
+
+async def test_an_older_operators_config_that_is_gone_is_not_replaced_by_another(
+    api: ObjectApi, children: Children
+) -> None:
+    with pytest.raises(ChildRefused, match="is gone, and this version of the operator would"):
+        await create(children, config_digest=digest_of(older_text()))
+    assert api.names(JOBS) == api.names(CONFIG_MAPS)[1:] == []
+
+
 def another_dataset(config_map: Object) -> None:
     text = config_map["data"]["job.json"]
     config_map["data"]["job.json"] = text.replace("s3://team-data", "s3://secret-data")
+
+
+def another_layout(config_map: Object) -> None:
+    """Nothing that is immutable and ours comes to differ, be it by a space."""
+    config_map["data"]["job.json"] += " "
 
 
 def no_json(config_map: Object) -> None:
@@ -177,7 +232,8 @@ def not_in_charge(config_map: Object) -> None:
 
 
 @pytest.mark.parametrize(
-    "forge", [another_dataset, no_json, empty, changeable, another_owner, not_in_charge]
+    "forge",
+    [another_dataset, another_layout, no_json, empty, changeable, another_owner, not_in_charge],
 )
 async def test_somebody_elses_config_is_never_trained_by(
     api: ObjectApi, children: Children, forge: Any
