@@ -2,7 +2,6 @@
 
     anneal_pipeline.errors.UserError   the user's input is wrong: never retried, exit code 65
     JobsError
-      StopRequestedError               asked to stop before there was anything to save
       InfrastructureError              ours or the surroundings' failure: retried, exit code 203
         StorageUnreachableError        S3, the hub or a volume does not answer as it should
         StaleAttemptError              a newer attempt of this job is running: this one must stop
@@ -43,13 +42,6 @@ INFRASTRUCTURE_REASONS = (
 
 class JobsError(Exception):
     """The root of everything this package raises on purpose."""
-
-
-class StopRequestedError(JobsError):
-    """A planned stop met while inputs were still being fetched."""
-
-    def __init__(self) -> None:
-        super().__init__("Stopped on request before training began; the next attempt starts anew.")
 
 
 class InfrastructureError(JobsError):

@@ -17,7 +17,6 @@ from anneal_jobs.attempt import Attempt
 from anneal_jobs.errors import (
     INTERRUPTED,
     StaleAttemptError,
-    StopRequestedError,
     StorageUnreachableError,
 )
 from anneal_jobs.inputs import Place, fetch_inputs, open_place
@@ -39,7 +38,7 @@ from anneal_jobs.tracking.writer import RunWriter
 from anneal_operator.api.outcome import Outcome, OutcomeClass
 from anneal_pipeline.checkpoint.manifest import sha256_of
 from anneal_pipeline.checkpoint.store import CheckpointStore
-from anneal_pipeline.errors import DOES_NOT_FIT, UserError
+from anneal_pipeline.errors import DOES_NOT_FIT, StopRequestedError, UserError
 from anneal_pipeline.observer import EVENT_CHECKPOINT_REJECTED, Observer
 from anneal_pipeline.stages import PipelineResult, run_pipeline
 
@@ -127,14 +126,22 @@ def run_first_rank(
         )
     except torch.OutOfMemoryError as error:
         raise UserError(DOES_NOT_FIT, f"{_OUT_OF_MEMORY} ({error})") from error
+    except StopRequestedError:
+        _require_newest(reporting)
+        raise
     finally:
         sampler.close()
-    if reporting.reporter is not None and reporting.reporter.is_stale:
-        raise StaleAttemptError
+    _require_newest(reporting)
     _end_uploads(uploader, place, result)
     if result.interrupted:
         return _interrupted(result)
     return _finish(reporting, record, result, model_digest=inputs.model.digest)
+
+
+def _require_newest(reporting: Reporting) -> None:
+    """Tell a stop because of a newer attempt from one that was asked for."""
+    if reporting.reporter is not None and reporting.reporter.is_stale:
+        raise StaleAttemptError
 
 
 def _start_uploader(place: Place, state: RunState) -> OutputUploader | None:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from anneal_jobs.errors import INTERRUPTED, TRAINER_CRASHED, InfrastructureError, StopRequestedError
+from anneal_jobs.errors import INTERRUPTED, TRAINER_CRASHED, InfrastructureError
 from anneal_jobs.redaction import redact
 from anneal_operator.api.outcome import MESSAGE_MAX, Outcome, OutcomeClass
-from anneal_pipeline.errors import PipelineError, UserError
+from anneal_pipeline.errors import PipelineError, StopRequestedError, UserError
 
 log = logging.getLogger(__name__)
 

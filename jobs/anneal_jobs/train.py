@@ -21,7 +21,6 @@ from anneal_jobs.errors import (
     RUN_CONFIG_INVALID,
     InfrastructureError,
     JobsError,
-    StopRequestedError,
 )
 from anneal_jobs.inputs import check_inputs
 from anneal_jobs.logs import log_to, shown_tail
@@ -36,7 +35,7 @@ from anneal_operator.api import names
 from anneal_operator.api.outcome import Outcome
 from anneal_operator.api.run_config import RunConfig
 from anneal_pipeline.config.schema import ConfigError
-from anneal_pipeline.errors import UserError
+from anneal_pipeline.errors import StopRequestedError, UserError
 
 log = logging.getLogger(__name__)
 

@@ -25,6 +25,7 @@ from anneal_jobs.run_state import RunState
 from anneal_jobs.tracking.connection import connect
 from anneal_jobs.tracking.writer import RunWriter
 from anneal_operator.api.outcome import Outcome
+from anneal_pipeline.errors import StopRequestedError
 from anneal_pipeline.stages import run_pipeline
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,10 @@ def train_worker(settings: dict[str, Any]) -> None:
         else:
             _run_other(attempt, rank=rank, world_size=world_size)
     except Exception as error:  # the worker loop's edge: whatever it is becomes an outcome
-        log.exception("attempt failed")
+        if isinstance(error, StopRequestedError):
+            log.info("%s", error)
+        else:
+            log.exception("attempt failed")
         write_outcome(
             outcome_path, outcome_of_error(error, step=state.step, checkpoint=state.checkpoint)
         )

@@ -4,6 +4,7 @@
       UserError            the user's input is wrong: never retried, exit code 65
       CheckpointError      a checkpoint cannot be written or read: infrastructure
       TrainingFailedError  the run cannot go on with this model, data and rate
+      StopRequestedError   asked to stop before there was anything to save: no failure
 
 Every message is one sentence or two for the person who wrote the job: what is wrong, where, what
 was found, what was expected, and the next step.
@@ -72,6 +73,13 @@ class UserError(PipelineError):
 
 class CheckpointError(PipelineError):
     """A checkpoint could not be written, or what is stored cannot be trusted."""
+
+
+class StopRequestedError(PipelineError):
+    """A planned stop met while inputs were still being fetched or prepared."""
+
+    def __init__(self) -> None:
+        super().__init__("Stopped on request before training began; the next attempt starts anew.")
 
 
 class TrainingFailedError(UserError):

@@ -15,7 +15,7 @@ from anneal_pipeline.config.steps import StepPlan, plan_steps
 from anneal_pipeline.data.files import DatasetFiles
 from anneal_pipeline.data.prepare import PreparedData, prepare_data
 from anneal_pipeline.data.tokens import generation_eos, stop_token_ids
-from anneal_pipeline.errors import NOTHING_TO_WATCH, UserError
+from anneal_pipeline.errors import NOTHING_TO_WATCH, StopRequestedError, UserError
 from anneal_pipeline.evaluation.perplexity import ROWS_PER_GROUP, Evaluator
 from anneal_pipeline.model.adapters import trainable_parameters
 from anneal_pipeline.model.folder import check_model_folder, model_digest
@@ -181,7 +181,7 @@ def _evaluator(
 
 
 def _prepare(inputs: Inputs, tokenizer: PreTrainedTokenizerBase) -> PreparedData:
-    """Prepare the data on the first rank; the others then find it done."""
+    """Prepare the data on the first rank; the others then find it done, or stop as it did."""
     stop_ids = stop_token_ids(tokenizer, generation_eos(inputs.model_dir))
 
     def prepare() -> PreparedData:
@@ -194,13 +194,18 @@ def _prepare(inputs: Inputs, tokenizer: PreTrainedTokenizerBase) -> PreparedData
             observer=inputs.observer,
         )
 
+    is_stopped = False
     if not inputs.ranks.is_first:
-        inputs.ranks.barrier()
+        if inputs.ranks.any(is_stopped):
+            raise StopRequestedError
         return prepare()
     try:
         return prepare()
+    except StopRequestedError:
+        is_stopped = True
+        raise
     finally:
-        inputs.ranks.barrier()
+        inputs.ranks.any(is_stopped)
 
 
 def _load_model(inputs: Inputs, form: BaseForm) -> TunedModel:

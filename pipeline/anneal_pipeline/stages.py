@@ -67,7 +67,7 @@ def run_pipeline(
     `dataset_files` None takes the `data/` that an earlier attempt prepared. With `world_size` > 1
     the default process group is initialised, all ranks share `workspace`, and each rank's store has
     a scratch folder of its own. A `UserError` means the job as written cannot succeed; a planned
-    stop returns with `interrupted`.
+    stop returns with `interrupted`, or raises `StopRequestedError` while data are prepared.
     """
     workspace.mkdir(parents=True, exist_ok=True)
     if rank == 0:

@@ -43,7 +43,7 @@ from anneal_operator.api.outcome import Outcome, OutcomeClass
 from anneal_operator.api.run_config import RunConfig
 from anneal_pipeline.checkpoint.store import BlobFolder
 from anneal_pipeline.device import choose_device
-from anneal_pipeline.errors import PipelineError
+from anneal_pipeline.errors import PipelineError, StopRequestedError
 from anneal_pipeline.observer import Observer
 
 log = logging.getLogger(__name__)
@@ -141,7 +141,10 @@ def _train(attempt: Attempt, client: MlflowClient) -> Outcome:
                 inputs_ready=lambda: None,
             )
     except Exception as error:  # the worker loop's edge: whatever it is becomes an outcome
-        log.exception("run failed")
+        if isinstance(error, StopRequestedError):
+            log.info("%s", error)
+        else:
+            log.exception("run failed")
         return outcome_of_error(error, step=state.step, checkpoint=state.checkpoint)
     finally:
         writer.close()

@@ -7,7 +7,7 @@ disk, 512 bytes for a row, so that memory does not grow with them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -30,10 +30,14 @@ Pairs = NDArray[np.int64]
 
 
 class NearIndex:
-    """Collects signatures in reading order, then tells which rows resemble each other."""
+    """Collects signatures in reading order, then tells which rows resemble each other.
 
-    def __init__(self, path: Path) -> None:
+    `on_work` hears how many more rows were compared; what it raises ends the comparison.
+    """
+
+    def __init__(self, path: Path, *, on_work: Callable[[int], None]) -> None:
         self._path = path
+        self._on_work = on_work
         self._empty = MinHash(num_perm=NUM_HASHES, seed=1, scheme="affine32")
         self._num_rows = 0
 
@@ -56,7 +60,11 @@ class NearIndex:
         if self._num_rows < 2:
             return np.empty((0, 2), dtype=np.int64)
         signatures = self._signatures()
-        found = [_similar(signatures, _same_band(signatures, band)) for band in range(_BANDS)]
+        found = [
+            pairs
+            for band in range(_BANDS)
+            for pairs in self._similar(signatures, self._same_band(signatures, band))
+        ]
         return np.unique(np.concatenate(found), axis=0)
 
     def kept(self, members: NDArray[np.int64]) -> dict[int, int]:
@@ -71,7 +79,27 @@ class NearIndex:
                 repeats[int(member)] = kept[nearest]
             else:
                 kept.append(int(member))
+            self._on_work(1)
         return repeats
+
+    def _same_band(self, signatures: NDArray[np.uint32], band: int) -> Pairs:
+        """Rows whose values of a band are equal, each paired with the first of them."""
+        columns = slice(band * _ROWS_PER_BAND, (band + 1) * _ROWS_PER_BAND)
+        odd = np.arange(1, 2 * _ROWS_PER_BAND, 2, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        keys = np.empty(len(signatures), dtype=np.uint64)
+        for start in range(0, len(signatures), _CHUNK):
+            part = signatures[start : start + _CHUNK, columns].astype(np.uint64)
+            keys[start : start + _CHUNK] = (part * odd).sum(axis=1)
+            self._on_work(len(part))
+        return first_of_equal(keys)
+
+    def _similar(self, signatures: NDArray[np.uint32], pairs: Pairs) -> Iterator[Pairs]:
+        yield np.empty((0, 2), dtype=np.int64)
+        for start in range(0, len(pairs), _CHUNK // 16):
+            part = pairs[start : start + _CHUNK // 16]
+            equal = signatures[part[:, 0]] == signatures[part[:, 1]]
+            self._on_work(len(part))
+            yield part[equal.mean(axis=1) >= SIMILARITY]
 
     def _signatures(self) -> NDArray[np.uint32]:
         self._file.flush()
@@ -85,17 +113,6 @@ def shingles(words: Sequence[str]) -> set[str]:
     return {" ".join(words[i : i + _SHINGLE_WORDS]) for i in range(last)}
 
 
-def _same_band(signatures: NDArray[np.uint32], band: int) -> Pairs:
-    """Rows whose values of a band are equal, each paired with the first of them."""
-    columns = slice(band * _ROWS_PER_BAND, (band + 1) * _ROWS_PER_BAND)
-    odd = np.arange(1, 2 * _ROWS_PER_BAND, 2, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    keys = np.empty(len(signatures), dtype=np.uint64)
-    for start in range(0, len(signatures), _CHUNK):
-        part = signatures[start : start + _CHUNK, columns].astype(np.uint64)
-        keys[start : start + _CHUNK] = (part * odd).sum(axis=1)
-    return first_of_equal(keys)
-
-
 def first_of_equal(keys: NDArray[np.uint64]) -> Pairs:
     """Every index whose key an earlier one has, with the first that has it."""
     order = np.argsort(keys, kind="stable")
@@ -103,15 +120,6 @@ def first_of_equal(keys: NDArray[np.uint64]) -> Pairs:
     is_first[1:] = keys[order][1:] != keys[order][:-1]
     firsts = order[np.flatnonzero(is_first)[np.cumsum(is_first) - 1]]
     return np.stack([firsts[~is_first], order[~is_first]], axis=1)
-
-
-def _similar(signatures: NDArray[np.uint32], pairs: Pairs) -> Pairs:
-    kept = [np.empty((0, 2), dtype=np.int64)]
-    for start in range(0, len(pairs), _CHUNK // 16):
-        part = pairs[start : start + _CHUNK // 16]
-        equal = signatures[part[:, 0]] == signatures[part[:, 1]]
-        kept.append(part[equal.mean(axis=1) >= SIMILARITY])
-    return np.concatenate(kept)
 
 
 def components(num_rows: int, pairs: Pairs) -> NDArray[np.int64]:

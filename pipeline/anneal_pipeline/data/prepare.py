@@ -31,7 +31,8 @@ from anneal_pipeline.data.split import shares_of
 from anneal_pipeline.data.survey import Judgement, Survey, label_columns, open_side
 from anneal_pipeline.data.template import TemplateChoice, settle_template
 from anneal_pipeline.data.tokens import Tokenisation
-from anneal_pipeline.errors import RUN_CHANGED, UserError
+from anneal_pipeline.data.work import Work
+from anneal_pipeline.errors import RUN_CHANGED, StopRequestedError, UserError
 from anneal_pipeline.observer import EVENT_STAGE_REUSED, STAGE_DATA, Observer
 
 PREPARATION_VERSION = 2
@@ -39,7 +40,6 @@ PREPARATION_VERSION = 2
 QUARANTINE_NAME = "quarantine.jsonl"
 
 _SIGNATURES_NAME = "signatures.partial"
-_ROWS_PER_REPORT = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,8 @@ def prepare_data(
 ) -> PreparedData:
     """Prepare the dataset in `folder`, or take what an earlier attempt prepared there.
 
-    `files` None means that the prepared data must be there already.
+    `files` None means that the prepared data must be there already. Asked to stop, it leaves
+    nothing behind and raises `StopRequestedError`.
     """
     template = settle_template(tokenizer)
     report = read_report(folder / REPORT_NAME)
@@ -90,7 +91,11 @@ def prepare_data(
     preparation = _Preparation.of(
         config, files, Tokenisation(tokenizer, stop_ids=stop_ids), observer=observer
     )
-    report = preparation.run(folder, inputs_hash=inputs, digest=digest, template=template)
+    try:
+        report = preparation.run(folder, inputs_hash=inputs, digest=digest, template=template)
+    except StopRequestedError:
+        shutil.rmtree(folder)
+        raise
     return open_prepared(folder, report)
 
 
@@ -128,6 +133,7 @@ class _Preparation:
     source: Source
     lengths: LengthFilter
     observer: Observer
+    work: Work
     num_read: int = 0
 
     @classmethod
@@ -150,13 +156,16 @@ class _Preparation:
                 tokenisation=tokenisation,
             ),
             observer=observer,
+            work=Work(observer=observer),
         )
 
     def run(
         self, folder: Path, *, inputs_hash: str, digest: str, template: TemplateChoice
     ) -> DataReport:
         with ExitStack() as open_files:
-            near = open_files.enter_context(NearIndex(folder / _SIGNATURES_NAME))
+            near = open_files.enter_context(
+                NearIndex(folder / _SIGNATURES_NAME, on_work=self.work.compared)
+            )
             judgement = self._survey(near)
             builders = {
                 name: open_files.enter_context(SplitBuilder(folder / name)) for name in SPLITS
@@ -198,8 +207,7 @@ class _Preparation:
         split = shares_of(dataset.effective_split, has_test=bool(files.test))
         survey = Survey(dataset, split, near)
         for number, (file_split, row) in enumerate(self.source.rows(), start=1):
-            if number % _ROWS_PER_REPORT == 0:
-                self._report_progress(number)
+            self.work.read(number)
             if isinstance(row, Conversation):
                 side = open_side(
                     file_split, is_split=files.is_split, has_validation=bool(files.validation)
@@ -218,8 +226,7 @@ class _Preparation:
         number = 0
         for _, row in self.source.rows():
             self.num_read += 1
-            if self.num_read % _ROWS_PER_REPORT == 0:
-                self._report_progress(self.num_read)
+            self.work.read(self.num_read)
             if isinstance(row, BadRow):
                 quarantine.add(row)
                 continue
@@ -227,7 +234,7 @@ class _Preparation:
             number += 1
             if bad is not None:
                 quarantine.add(bad)
-        self._report_progress(self.num_read)
+        self.work.end_pass(self.num_read)
 
     def _take(
         self,
@@ -245,7 +252,3 @@ class _Preparation:
             return tokens
         builders[verdict.side].add(row, tokens)
         return None
-
-    def _report_progress(self, done: int) -> None:
-        """Rows of this pass; each pass counts from the first row."""
-        self.observer.on_stage(STAGE_DATA, done=done, total=0, unit="rows")

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from anneal_jobs.errors import StopRequestedError
 from anneal_jobs.storage.hub import HubRepository, download_file
+from anneal_pipeline.errors import StopRequestedError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SHARD = bytes(range(256)) * (96 << 10)

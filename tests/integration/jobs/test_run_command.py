@@ -1,5 +1,6 @@
 """`anneal run` as a person types it: a process of its own, local folders, SQLite."""
 
+import json
 import os
 import signal
 import subprocess
@@ -107,3 +108,20 @@ def test_a_mistake_is_one_sentence_on_stderr(
     [line] = [line for line in stderr.splitlines() if line.startswith("error: ")]
     assert part in line
     assert "Traceback" not in stderr
+
+
+def test_a_stop_while_data_are_prepared_is_a_planned_one(folder: Path) -> None:
+    with (folder / "rows.jsonl").open("a", encoding="utf-8") as file:
+        for number in range(100_000):
+            asked = {"role": "user", "content": f"what is {number}"}
+            said = {"role": "assistant", "content": "blue"}
+            file.write(json.dumps({"messages": [asked, said]}) + "\n")
+    process = start(folder)
+    assert process.stderr is not None
+    assert any("preparing data" in line for line in process.stderr)
+    process.send_signal(signal.SIGTERM)
+    code, _, stderr = finish(process)
+    assert code == 75, stderr
+    assert "Stopped on request before training began" in stderr
+    assert not (folder / "anneal-runs" / "tiny" / "data").exists()
+    assert "Traceback" not in (folder / "anneal-runs/tiny/logs/attempt-01/run.log").read_text()

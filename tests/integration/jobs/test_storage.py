@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from anneal_jobs.errors import StopRequestedError, StorageUnreachableError
+from anneal_jobs.errors import StorageUnreachableError
 from anneal_jobs.storage.dataset import fetch_dataset
 from anneal_jobs.storage.model import fetch_model
 from anneal_jobs.storage.outputs import OutputUploader, restore_workspace
@@ -18,7 +18,7 @@ from anneal_pipeline.checkpoint.manifest import CheckpointInfo
 from anneal_pipeline.checkpoint.store import Best, CheckpointStore
 from anneal_pipeline.config.dataset import DatasetConfig
 from anneal_pipeline.config.model import ModelConfig
-from anneal_pipeline.errors import UserError
+from anneal_pipeline.errors import StopRequestedError, UserError
 
 from .conftest import ACCESS_KEY, BUCKET, S3Server, free_port, write_credentials
 

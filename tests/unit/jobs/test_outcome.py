@@ -5,7 +5,6 @@ import pytest
 from anneal_jobs.errors import (
     InfrastructureError,
     StaleAttemptError,
-    StopRequestedError,
     StorageUnreachableError,
 )
 from anneal_jobs.outcome import (
@@ -16,7 +15,12 @@ from anneal_jobs.outcome import (
     write_termination_log,
 )
 from anneal_operator.api.outcome import Outcome, OutcomeClass
-from anneal_pipeline.errors import CheckpointError, TrainingFailedError, UserError
+from anneal_pipeline.errors import (
+    CheckpointError,
+    StopRequestedError,
+    TrainingFailedError,
+    UserError,
+)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,8 +13,8 @@ import pytest
 
 from anneal_pipeline.data.files import DatasetFiles
 from anneal_pipeline.data.prepare import PreparedData, prepare_data
-from anneal_pipeline.errors import UserError
-from anneal_pipeline.observer import EVENT_STAGE_REUSED
+from anneal_pipeline.errors import StopRequestedError, UserError
+from anneal_pipeline.observer import EVENT_STAGE_REUSED, NullObserver, Observer
 
 
 class Bench:
@@ -27,8 +28,10 @@ class Bench:
         train = self.kit.write_rows(self.root / "support.jsonl", rows)
         return self.prepare_files(DatasetFiles(train=(train,)), **options)
 
-    def prepare_files(self, files: DatasetFiles | None, **sections: Any) -> PreparedData:
-        self.observer = self.kit.RecordingObserver()
+    def prepare_files(
+        self, files: DatasetFiles | None, *, observer: Observer | None = None, **sections: Any
+    ) -> PreparedData:
+        self.observer = observer or self.kit.RecordingObserver()
         tokenizer = self.kit.make_tokenizer()
         return prepare_data(
             self.kit.make_config(**sections),
@@ -211,15 +214,53 @@ def test_changed_rows_are_prepared_again_with_another_digest(bench: Bench) -> No
     assert EVENT_STAGE_REUSED not in [name for name, _ in bench.observer.events]
 
 
-def test_both_passes_report_their_work(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[int] = []
-    monkeypatch.setattr(
-        bench.kit.RecordingObserver,
-        "on_stage",
-        lambda self, stage, *, done, total, unit: told.append(done),
-    )
-    bench.prepare(bench.kit.sums(250))
-    assert told == [200, 200, 250]
+@dataclass
+class Stopping(NullObserver):
+    """Keeps the work it hears of; asks for a stop at the report of that number."""
+
+    stop_at: int = -1
+    told: list[tuple[str, int]] = field(default_factory=list)
+
+    def on_stage(self, stage: str, *, done: int, total: int, unit: str) -> None:
+        self.told.append((unit, done))
+
+    def should_stop(self) -> bool:
+        return len(self.told) == self.stop_at
+
+
+def test_both_passes_and_the_comparison_between_them_report_their_work(bench: Bench) -> None:
+    observer = Stopping()
+    bench.prepare(bench.kit.sums(250), observer=observer)
+    rows = [told for told in observer.told if told[0] == "rows"]
+    compared = [done for unit, done in observer.told if unit == "rows compared"]
+    assert rows == [("rows", done) for done in (200, 200, 250)]
+    assert len(compared) >= 16
+    assert compared == sorted(set(compared))
+    assert observer.told.index(("rows compared", compared[-1])) == len(compared)
+
+
+@pytest.mark.parametrize("pass_of_work", ["first", "comparison", "clusters", "second"])
+def test_a_stop_leaves_nothing_and_the_next_attempt_prepares_anew(
+    bench: Bench, pass_of_work: str
+) -> None:
+    texts = [" ".join(str(n // 2 * 20 + k) for k in range(15)) for n in range(250)]
+    rows = [bench.kit.chat(text, "odd" if n % 2 else "even") for n, text in enumerate(texts)]
+    near = {"filters": {"deduplicate": "near"}}
+    whole = Stopping()
+    first = bench.prepare(rows, observer=whole, dataset=near)
+    assert first.report.dropped["near-duplicate"] > 50
+    compared = [number for number, (unit, _) in enumerate(whole.told, 1) if unit != "rows"]
+    stop_at = {
+        "first": 1,
+        "comparison": compared[0],
+        "clusters": compared[-1],
+        "second": len(whole.told),
+    }[pass_of_work]
+    (bench.root / "data" / "report.json").unlink()
+    with pytest.raises(StopRequestedError):
+        bench.prepare(rows, observer=Stopping(stop_at=stop_at), dataset=near)
+    assert not (bench.root / "data").exists()
+    assert bench.prepare(rows, dataset=near).report == first.report
 
 
 def test_few_rows_get_a_warning(bench: Bench) -> None:

@@ -39,7 +39,7 @@ def judge(
     shares = {"train": 0.6, "validation": 0.2, "test": 0.2}
     data = {"uri": "x", "split": {**shares, **split}, "filters": filters or {}}
     config = DatasetConfig.parse(data)
-    with NearIndex(folder / "signatures") as near:
+    with NearIndex(folder / "signatures", on_work=lambda count: None) as near:
         survey = Survey(config, config.effective_split, near)
         for index, row in enumerate(rows):
             survey.add(row, side=sides[index] if sides else None)
