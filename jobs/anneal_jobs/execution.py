@@ -131,6 +131,7 @@ def run_first_rank(
         raise
     finally:
         sampler.close()
+    observer.memory.enter(STAGE_REGISTER)
     _require_newest(reporting)
     _end_uploads(uploader, place, result)
     if result.interrupted:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from mlflow import MlflowClient
 from anneal_jobs.progress import ProgressReporter
 from anneal_jobs.redaction import redact
 from anneal_jobs.run_state import RunState
+from anneal_jobs.stage_memory import MemoryReading, StageMemory, describe
 from anneal_jobs.storage.outputs import OutputUploader
 from anneal_jobs.tracking.parameters import write_tags
 from anneal_jobs.tracking.writer import Action, RunWriter
@@ -50,7 +51,7 @@ _TAGGED = frozenset(
 _REPORT_SUFFIXES = (".html", ".json", ".md")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class RunObserver:
     """The observer of rank 0."""
 
@@ -61,14 +62,20 @@ class RunObserver:
     uploader: OutputUploader | None
     display: Observer | None
     workspace: Path
+    memory: StageMemory = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.memory = StageMemory(on_reading=self._add_memory, on_near_limit=self._warn_of_memory)
 
     def on_stage(self, stage: str, *, done: int, total: int, unit: str) -> None:
+        self.memory.enter(_STAGE_NAMES.get(stage, stage))
         self.state.set_stage(_STAGE_NAMES.get(stage, stage), done=done, total=total, unit=unit)
         if self.display is not None:
             self.display.on_stage(stage, done=done, total=total, unit=unit)
 
     def on_step(self, report: StepReport) -> None:
         self.state.set_step(report)
+        self.memory.watch()
         log.info(
             "step %d/%d loss=%.4f lr=%.3g grad_norm=%.3g tokens_per_second=%.0f eta_seconds=%.0f",
             report.step,
@@ -123,6 +130,14 @@ class RunObserver:
 
     def should_stop(self) -> bool:
         return self.stop_file.exists() or (self.reporter is not None and self.reporter.is_stale)
+
+    def _add_memory(self, reading: MemoryReading) -> None:
+        log.info("memory at the end of stage %s: %s", reading.stage, describe(reading))
+        if self.writer is not None:
+            self.writer.add(reading.metrics(), step=self.state.step or 0, is_always_sent=True)
+
+    def _warn_of_memory(self, message: str) -> None:
+        self.on_event(pipeline.EVENT_WARNING, message, {"kind": "memory"})
 
     def save_state(self) -> Mapping[str, Any]:
         return self.writer.save_state() if self.writer is not None else {}

@@ -83,6 +83,9 @@ def test_a_job_is_interrupted_resumed_done_and_not_done_again(folder: Path) -> N
     history = client.get_metric_history(run.info.run_id, "train/loss")
     assert [point.step for point in history] == list(range(1, 81))
     assert run.info.status == "FINISHED"
+    stages = ("start", "prepare", "load", "evaluate-base", "train", "evaluate", "export")
+    measured = [f"memory/{stage}/process_megabytes" for stage in stages]
+    assert [name for name in measured if name not in run.data.metrics] == []
 
     code, stdout, stderr = finish(start(folder, "--set", steps))
     assert (code, "is done already" in stderr) == (0, True)

@@ -1,0 +1,158 @@
+"""Memory from a baseline through every stage of a run, and a word when it gets close to the limit.
+
+A run that dies for want of memory leaves no message of its own: what it held at the end of each
+stage, and how near the limit it was, has to be told before. Processes are measured by their
+resident set, the container by its working set (what the kubelet evicts and the kernel kills by),
+accelerators by PyTorch's own counters, because its pool makes those of the driver misleading.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+import torch
+
+CGROUP_ROOT = Path("/sys/fs/cgroup")
+STAGE_START = "start"
+NEAR_LIMIT_SHARE = 0.9
+_MEGABYTE = 1e6
+_GIBIBYTE = 1 << 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryReading:
+    """One moment; bytes, and zeros for an accelerator where there is none."""
+
+    stage: str
+    timestamp: float
+    """Unix time, seconds."""
+    process_bytes: int
+    process_peak_bytes: int
+    """Since the process began."""
+    host_used_bytes: int
+    """Of the container where it is limited, else of the machine."""
+    host_limit_bytes: int
+    accelerator_allocated_bytes: int = 0
+    accelerator_peak_bytes: int = 0
+    accelerator_reserved_bytes: int = 0
+    accelerator_total_bytes: int = 0
+
+    @property
+    def accelerator_free_bytes(self) -> int:
+        return self.accelerator_total_bytes - self.accelerator_reserved_bytes
+
+    def metrics(self) -> dict[str, float]:
+        """Points for the run's charts, in megabytes."""
+        values = {
+            "process": self.process_bytes,
+            "process_peak": self.process_peak_bytes,
+            "host_used": self.host_used_bytes,
+        }
+        if self.accelerator_total_bytes:
+            values["accelerator"] = self.accelerator_allocated_bytes
+            values["accelerator_peak"] = self.accelerator_peak_bytes
+        return {
+            f"memory/{self.stage}/{name}_megabytes": value / _MEGABYTE
+            for name, value in values.items()
+        }
+
+
+class StageMemory:
+    """Takes a reading whenever a stage ends; the first one, before any model, is the baseline."""
+
+    def __init__(
+        self, *, on_reading: Callable[[MemoryReading], None], on_near_limit: Callable[[str], None]
+    ) -> None:
+        self._on_reading = on_reading
+        self._on_near_limit = on_near_limit
+        self._stage = STAGE_START
+        self._has_warned = False
+
+    def enter(self, stage: str) -> None:
+        """Close the stage before, if this is another one."""
+        if stage == self._stage:
+            return
+        reading = read_memory(self._stage)
+        self._stage = stage
+        self._on_reading(reading)
+        self.watch(reading)
+
+    def watch(self, reading: MemoryReading | None = None) -> None:
+        """Warn once when what is used comes close to what there is."""
+        if self._has_warned:
+            return
+        warning = near_limit(reading or read_memory(self._stage))
+        if warning is not None:
+            self._has_warned = True
+            self._on_near_limit(warning)
+
+
+def near_limit(reading: MemoryReading) -> str | None:
+    """A sentence with numbers and the remedy, where over nine tenths of some memory are used."""
+    places = (
+        ("The container", reading.host_used_bytes, reading.host_limit_bytes),
+        (
+            "The accelerator",
+            reading.accelerator_peak_bytes,
+            reading.accelerator_total_bytes,
+        ),
+    )
+    for place, used, limit in places:
+        if limit and used > NEAR_LIMIT_SHARE * limit:
+            return (
+                f"{place} has used {used / _GIBIBYTE:.1f} of {limit / _GIBIBYTE:.1f} GiB "
+                f"({used / limit:.0%}) in stage {reading.stage}; a longer row may not fit: lower "
+                "training.microBatchSize or training.sequenceLength, set "
+                "training.gradientCheckpointing, or ask for more memory"
+            )
+    return None
+
+
+def read_memory(stage: str, *, cgroup_root: Path = CGROUP_ROOT) -> MemoryReading:
+    used, limit = _host(cgroup_root)
+    return MemoryReading(
+        stage=stage,
+        timestamp=time.time(),
+        process_bytes=psutil.Process().memory_info().rss,
+        process_peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        host_used_bytes=used,
+        host_limit_bytes=limit,
+        **_accelerator(),
+    )
+
+
+def describe(reading: MemoryReading) -> dict[str, object]:
+    """For a log line or a file."""
+    return {**asdict(reading), "accelerator_free_bytes": reading.accelerator_free_bytes}
+
+
+def _host(root: Path) -> tuple[int, int]:
+    """Working set and limit of the container (cgroup v2), or use and size of the machine."""
+    machine = psutil.virtual_memory()
+    try:
+        limit = (root / "memory.max").read_text(encoding="ascii").strip()
+        current = int((root / "memory.current").read_text(encoding="ascii"))
+        statistics = (root / "memory.stat").read_text(encoding="ascii").splitlines()
+    except FileNotFoundError:
+        return machine.used, machine.total
+    if limit == "max":
+        return machine.used, machine.total
+    inactive = next((int(x.split()[1]) for x in statistics if x.startswith("inactive_file ")), 0)
+    return max(0, current - inactive), int(limit)
+
+
+def _accelerator() -> dict[str, int]:
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return {}
+    device = torch.cuda.current_device()
+    return {
+        "accelerator_allocated_bytes": torch.cuda.memory_allocated(device),
+        "accelerator_peak_bytes": torch.cuda.max_memory_allocated(device),
+        "accelerator_reserved_bytes": torch.cuda.memory_reserved(device),
+        "accelerator_total_bytes": torch.cuda.get_device_properties(device).total_memory,
+    }
