@@ -10,10 +10,17 @@ from pathlib import Path
 from anneal_pipeline.evaluation.compare import Comparison
 from anneal_pipeline.evaluation.report import BASE, TUNED
 from anneal_pipeline.export.adapter import verify_adapter, write_adapter, write_artifact_manifest
-from anneal_pipeline.observer import STAGE_BASELINE, STAGE_EVALUATION, STAGE_EXPORT
+from anneal_pipeline.observer import (
+    EVENT_WARNING,
+    STAGE_BASELINE,
+    STAGE_EVALUATION,
+    STAGE_EXPORT,
+    STAGE_MODEL,
+)
 from anneal_pipeline.opening import Inputs, Opened, open_inputs
 from anneal_pipeline.training.loop import Trainer
 from anneal_pipeline.training.memory import RowLimit
+from anneal_pipeline.training.positions import check_lengths
 from anneal_pipeline.training.state import RunState
 from anneal_pipeline.training.vocabulary import check_token_ids
 
@@ -108,10 +115,18 @@ class Run:
             self.inputs.observer.on_stage(stage, done=0, total=0, unit="batches")
 
 
+def _check_rows(opened: Opened) -> None:
+    """Whether the model can take them at all."""
+    model, splits = opened.tuned.model, opened.data.splits.values()
+    check_token_ids(splits, num_embeddings=model.get_input_embeddings().weight.shape[0])
+    warning = check_lengths(splits, model=model)
+    if warning is not None and opened.inputs.ranks.is_first:
+        opened.inputs.observer.on_event(EVENT_WARNING, warning, {"stage": STAGE_MODEL})
+
+
 def open_run(inputs: Inputs) -> Run:
     opened = open_inputs(inputs)
-    embeddings = opened.tuned.model.get_input_embeddings()
-    check_token_ids(opened.data.splits.values(), num_embeddings=embeddings.weight.shape[0])
+    _check_rows(opened)
     trainer = Trainer(
         config=inputs.config,
         plan=opened.plan,
