@@ -114,6 +114,8 @@ class RunObserver:
         message = redact(message)
         self.state.add_event(name, message)
         log.log(logging.WARNING if name in _WARNINGS else logging.INFO, "%s", message)
+        if self.writer is not None and "backTo" in fields:
+            self.writer.go_back(step=fields["step"], back_to=fields["backTo"])
         if self.writer is not None and name in _TAGGED:
             self.writer.submit(_tag_action(tag_of_event(name, fields), message))
         if self.display is not None:

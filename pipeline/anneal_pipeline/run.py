@@ -10,6 +10,7 @@ from pathlib import Path
 from anneal_pipeline.evaluation.compare import Comparison
 from anneal_pipeline.evaluation.report import BASE, TUNED
 from anneal_pipeline.export.adapter import verify_adapter, write_adapter, write_artifact_manifest
+from anneal_pipeline.model.adapters import trainable_parameters
 from anneal_pipeline.observer import (
     EVENT_WARNING,
     STAGE_BASELINE,
@@ -21,6 +22,8 @@ from anneal_pipeline.opening import Inputs, Opened, open_inputs
 from anneal_pipeline.training.loop import Trainer
 from anneal_pipeline.training.memory import RowLimit
 from anneal_pipeline.training.positions import check_lengths
+from anneal_pipeline.training.saver import Saver
+from anneal_pipeline.training.schedule import learning_rate
 from anneal_pipeline.training.state import RunState
 from anneal_pipeline.training.vocabulary import check_token_ids
 
@@ -90,12 +93,19 @@ class Run:
         """An adapter folder of its own for a share of the way, with where the run stood."""
         folder = self.inputs.workspace / "milestones" / f"checkpoint-{percent}pct"
         self._write_adapter(folder)
+        training = self.inputs.config.training
+        rate = learning_rate(
+            training,
+            plan=self.opened.plan,
+            step=state.step - 1,
+            peak=training.learning_rate * state.rate_factor,
+        )
         facts = {
             "progressPercent": percent,
             "step": state.step,
             "epoch": state.step / self.opened.plan.steps_per_epoch,
             "loss": state.losses[-1][1] if state.losses else None,
-            "learningRate": self.opened.optimizer.adamw.param_groups[0]["lr"],
+            "learningRate": rate,
             "timestamp": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         (folder / "training_state.json").write_text(json.dumps(facts, indent=2) + "\n")
@@ -141,14 +151,24 @@ def open_run(inputs: Inputs) -> Run:
         data=opened.data,
         state=opened.state,
         checkpoints=inputs.checkpoints,
-        checkpoint_info=opened.checkpoint_info,
+        saver=Saver(
+            config=inputs.config,
+            parameters=trainable_parameters(opened.tuned.model),
+            optimizer=opened.optimizer,
+            evaluation_limit=opened.evaluator.limit,
+            checkpoints=inputs.checkpoints,
+            checkpoint_info=opened.checkpoint_info,
+            observer=inputs.observer,
+            ranks=inputs.ranks,
+            scratch=inputs.scratch,
+            clock=inputs.clock,
+            last_checkpoint=opened.resumed_from,
+        ),
         on_milestone=lambda percent, state: run.write_milestone(percent, state),
         observer=inputs.observer,
         ranks=inputs.ranks,
         pad_id=int(opened.tokenizer.pad_token_id),
-        scratch=inputs.scratch,
         clock=inputs.clock,
-        last_checkpoint=opened.resumed_from,
     )
     comparison = Comparison(
         config=inputs.config,

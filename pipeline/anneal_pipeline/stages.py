@@ -106,7 +106,7 @@ def _go_through(run: Run, *, clock: Callable[[], float]) -> PipelineResult:
         interrupted=not complete,
         step=run.state.step,
         total_steps=run.opened.plan.total_steps,
-        checkpoint=run.trainer.last_checkpoint,
+        checkpoint=run.trainer.saver.last_checkpoint,
         train_seconds=train_seconds,
         dataset_digest=run.opened.data.report.digest,
         config_hash=run.inputs.config.mathematical_hash(),

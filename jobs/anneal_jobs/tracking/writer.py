@@ -2,7 +2,8 @@
 
 Points go out in order and in batches; during an outage they wait in a bounded spool. A resumed
 attempt first asks which step each metric has reached and leaves out what is there already: no gap,
-no duplicate. Whatever else belongs to the run (parameters, tags, artefacts) goes the same way.
+no duplicate, but for steps that training went back over. Whatever else belongs to the run
+(parameters, tags, artefacts) goes the same way.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ _LINGER_SECONDS = 2.0
 _BACKOFF_MAX_SECONDS = 30.0
 _CLOSE_SECONDS = 5.0
 _STATE_KEY = "pendingMetrics"
+_REPLACED_KEY = "replacedSteps"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +58,8 @@ class RunWriter:
         self._linger_seconds = linger_seconds
         self._actions: deque[Action] = deque()
         self._last_steps: dict[str, int] | None = None
+        self._replaced: tuple[int, int] | None = None
+        """Steps above the first and up to the second are taken anew since training went back."""
         self._flushing = threading.Event()
         self._closing = threading.Event()
         self._idle = threading.Condition()
@@ -75,12 +79,20 @@ class RunWriter:
     def submit(self, action: Action) -> None:
         self._actions.append(action)
 
+    def go_back(self, *, step: int, back_to: int) -> None:
+        """Training left the steps after `back_to` for another way: their new points go out too."""
+        low, high = self._replaced or (back_to, step)
+        self._replaced = (min(low, back_to), max(high, step))
+
     def save_state(self) -> Mapping[str, Any]:
         """What a checkpoint has to keep: the points that have not arrived."""
-        return {_STATE_KEY: self._spool.to_state()}
+        return {_STATE_KEY: self._spool.to_state(), _REPLACED_KEY: self._replaced}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         self._spool.replay(state.get(_STATE_KEY, []))
+        if state.get(_REPLACED_KEY) is not None:
+            low, high = state[_REPLACED_KEY]
+            self._replaced = (low, high)
 
     def flush(self, *, within_seconds: float) -> bool:
         """Wait until everything queued has arrived; False when the time was not enough."""
@@ -141,7 +153,11 @@ class RunWriter:
 
     def _is_wanted(self, point: Point) -> bool:
         reached = (self._last_steps or {}).get(point.key, -1)
-        return point.is_always_sent or point.step > reached
+        if point.is_always_sent or point.step > reached or self._replaced is None:
+            return point.is_always_sent or point.step > reached
+        # What was reached may be of the way left, and says nothing of the one taken instead.
+        low, high = self._replaced
+        return low < point.step and reached <= high
 
     def _note_outage(self, error: UnreachableError) -> None:
         if not self._is_unreachable:

@@ -95,7 +95,8 @@ class CheckpointStore:
         on_rejected: Callable[[str, str], None] | None = None,
     ) -> None:
         self._folder = folder
-        self._scratch = scratch
+        self.scratch = scratch
+        """Local, and this rank's own."""
         self._attempt = attempt
         self._writer = writer
         self._keep = keep
@@ -151,7 +152,7 @@ class CheckpointStore:
 
     def fetch(self, name: str) -> SavedCheckpoint | None:
         """A verified local copy of one checkpoint; if damaged, None and `on_rejected` hears why."""
-        target = self._scratch / name
+        target = self.scratch / name
         shutil.rmtree(target, ignore_errors=True)
         try:
             manifest = self._read_manifest(name)
@@ -194,9 +195,17 @@ class CheckpointStore:
         """The name under which this attempt saves `step`."""
         return folder_name(step, attempt=self._attempt, writer=self._writer)
 
-    def discard_after(self, step: int) -> None:
+    def is_own(self, name: str) -> bool:
+        """True for what this attempt saved and for what it resumed from."""
+        return name in self._saved or name == self._resumed
+
+    def discard_after(self, step: int, *, own_only: bool = False) -> None:
         """Delete the checkpoints of later steps: the run has gone back and takes another way."""
-        doomed = {name for name in self.names() if (order_of(name) or (0, 0))[0] > step}
+        later = {name for name in self.names() if (order_of(name) or (0, 0))[0] > step}
+        doomed = {name for name in later if self.is_own(name) or not own_only}
+        best = self.best()
+        if best is not None and best.name in doomed:
+            self._folder.delete(BEST_NAME)
         self._delete(doomed)
         self._saved = [name for name in self._saved if name not in doomed]
 

@@ -8,16 +8,11 @@ rest. What goes wrong within a step is for `recovery`.
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
-import torch
-
-from anneal_pipeline.checkpoint.manifest import CheckpointInfo
 from anneal_pipeline.checkpoint.store import CheckpointStore
 from anneal_pipeline.config.pipeline import PipelineConfig
 from anneal_pipeline.config.steps import StepPlan
@@ -26,7 +21,6 @@ from anneal_pipeline.data.prepare import PreparedData
 from anneal_pipeline.data.prepared import PreparedSplit
 from anneal_pipeline.device import used_memory_bytes
 from anneal_pipeline.evaluation.perplexity import LOSS, RESPONSE_PERPLEXITY, Evaluator
-from anneal_pipeline.model.adapters import trainable_parameters
 from anneal_pipeline.model.loading import TunedModel
 from anneal_pipeline.observer import (
     EVENT_BEST_RESTORED,
@@ -35,7 +29,6 @@ from anneal_pipeline.observer import (
     EVENT_WARNING,
     STAGE_TRAINING,
     STAGE_TRAINING_EVALUATION,
-    CheckpointReport,
     EvaluationReport,
     Observer,
 )
@@ -48,10 +41,11 @@ from anneal_pipeline.training.memory import MemoryRanOutError, RowLimit
 from anneal_pipeline.training.optimizer import AdapterOptimizer, StepOutcome
 from anneal_pipeline.training.randomness import seed_step
 from anneal_pipeline.training.ranks import Ranks
-from anneal_pipeline.training.recovery import INITIAL_NAME, Recovery
+from anneal_pipeline.training.recovery import Recovery
 from anneal_pipeline.training.runaway import LOOK_BACK, WINDOW
-from anneal_pipeline.training.schedule import rate_share
-from anneal_pipeline.training.state import Evaluated, RunState, write_state
+from anneal_pipeline.training.saver import Saver
+from anneal_pipeline.training.schedule import learning_rate
+from anneal_pipeline.training.state import Evaluated, RunState
 from anneal_pipeline.training.step_report import report_of
 
 TUNED = "tuned"
@@ -70,20 +64,16 @@ class Trainer:
     data: PreparedData
     state: RunState
     checkpoints: CheckpointStore
-    checkpoint_info: Callable[[RunState], CheckpointInfo]
+    saver: Saver
     on_milestone: Callable[[int, RunState], None]
     """Called on the first rank with the percentage reached."""
     observer: Observer
     ranks: Ranks
     pad_id: int
-    scratch: Path
     clock: Callable[[], float] = time.monotonic
-    last_checkpoint: str | None = None
-    _saved_step: int = -1
     _batches: StepBatches = field(init=False)
     _started: float = field(init=False)
     _first_step: int = field(init=False)
-    _parameters: dict[str, torch.nn.Parameter] = field(init=False)
     _early: EarlyStoppingConfig | None = field(init=False)
     _recovery: Recovery = field(init=False)
     _doctor: Diagnostician = field(init=False)
@@ -96,7 +86,6 @@ class Trainer:
             batch_size=self.plan.batch_size,
             seed=self.config.training.seed,
         )
-        self._parameters = trainable_parameters(self.tuned.model)
         self._early = self.config.training.early_stopping
         self.metric = self._early.metric if self._early else RESPONSE_PERPLEXITY
         self.limit.rows = min(self.limit.rows, self.state.micro_batch_size or self.limit.rows)
@@ -104,14 +93,14 @@ class Trainer:
         self._recovery = Recovery(
             config=self.config,
             data=self.data,
-            parameters=self._parameters,
+            parameters=self.saver.parameters,
             optimizer=self.optimizer,
             path=self.path,
             limit=self.limit,
             checkpoints=self.checkpoints,
             observer=self.observer,
             ranks=self.ranks,
-            scratch=self.scratch,
+            initial=self.saver.initial,
             metric=self.metric,
         )
 
@@ -120,14 +109,14 @@ class Trainer:
         self._begin()
         while True:
             if not self._evaluate_if_due() or self.ranks.any(self.observer.should_stop()):
-                self._save("stop")
+                self.saver.save(self.state, cause="stop")
                 return False
             if self._is_over():
-                self._save("end")
+                self.saver.save(self.state, cause="end")
                 self._restore_best()
                 return True
             if self.state.step and self.state.step % self.plan.checkpoint_steps == 0:
-                self._save("interval")
+                self.saver.save(self.state, cause="interval")
             self._step()
             self._write_milestones()
 
@@ -136,10 +125,10 @@ class Trainer:
         self._started = self.clock()
         self._first_step = self.state.step
         self.tuned.model.train()
-        if self.last_checkpoint is None:
-            self._write_state(self.scratch / INITIAL_NAME)
+        if self.saver.last_checkpoint is None:
+            self.saver.save_initial(self.state)
             return
-        self._saved_step = self.state.step
+        self.saver.saved_step = self.state.step
         if self.ranks.is_first:
             pin_best(self.checkpoints, self.state, metric=self.metric)
             self._write_milestones()  # killed after the checkpoint, it may not have got out
@@ -170,7 +159,7 @@ class Trainer:
         if not wanted or state.best_checkpoint is None or state.best_step == state.step:
             return
         if restore_best(
-            state, checkpoints=self.checkpoints, parameters=self._parameters, ranks=self.ranks
+            state, checkpoints=self.checkpoints, parameters=self.saver.parameters, ranks=self.ranks
         ):
             self._tell(
                 EVENT_BEST_RESTORED,
@@ -221,12 +210,8 @@ class Trainer:
 
     def _take(self, outcome: StepOutcome, *, began: float) -> None:
         """Apply the gradients and look at what came of it."""
-        rate = self._recovery.rate(self.state) * rate_share(
-            self.config.training.schedule,
-            step=self.state.step,
-            total_steps=self.plan.total_steps,
-            warmup_steps=self.plan.warmup_steps,
-        )
+        peak = self._recovery.rate(self.state)
+        rate = learning_rate(self.config.training, plan=self.plan, step=self.state.step, peak=peak)
         self.optimizer.apply(rate)
         self.state.step += 1
         self.state.num_trained_tokens += outcome.num_trained_tokens
@@ -239,7 +224,7 @@ class Trainer:
             losses=[loss for _, loss in self.state.losses[-LOOK_BACK:]],
             grad_norms=self.state.grad_norms,
             rate=rate,
-            peak_rate=self._recovery.rate(self.state),
+            peak_rate=peak,
             memory_bytes=used_memory_bytes(self.ranks.device),
         )
         self._diagnose(self._doctor.after_step(facts))
@@ -249,7 +234,7 @@ class Trainer:
 
     def _go_back(self, restored: RunState) -> None:
         self.state = restored
-        self._saved_step = restored.step
+        self.saver.saved_step = restored.step
         self._first_step, self._started = restored.step, self.clock()
 
     def _own_batches(self, rows: Sequence[int]) -> list[Batch]:
@@ -294,7 +279,7 @@ class Trainer:
         if measured is None:
             return False
         self.state.evaluated_step = step
-        self._saved_step = -1  # what an attempt saved that was stopped before this lacks it
+        self.saver.saved_step = -1  # what an attempt saved that was stopped before this lacks it
         self.state.evaluations.append(
             Evaluated(step=step, subject=TUNED, split=name, metrics=measured.metrics)
         )
@@ -338,48 +323,9 @@ class Trainer:
         self.state.best_value = value
         self.state.best_step = self.state.step
         self.state.best_checkpoint = self.checkpoints.name_of(self.state.step)
-        self._save("best")
+        self.saver.save(self.state, cause="best")
         if self.ranks.is_first:
             pin_best(self.checkpoints, self.state, metric=self.metric)
-
-    def _save(self, cause: str) -> None:
-        """Save this step, once; the first rank writes, the others wait."""
-        if self._saved_step != self.state.step:
-            if self.ranks.is_first:
-                self._write_checkpoint(cause)
-            self._saved_step = self.state.step
-            self.ranks.barrier()
-
-    def _write_checkpoint(self, cause: str) -> None:
-        began = self.clock()
-        folder = self.scratch / "saving"
-        shutil.rmtree(folder, ignore_errors=True)
-        self._write_state(folder)
-        manifest = self.checkpoints.save(folder, self.checkpoint_info(self.state))
-        shutil.rmtree(folder)
-        self.last_checkpoint = manifest.name
-        self.observer.on_checkpoint(
-            CheckpointReport(
-                name=manifest.name,
-                step=self.state.step,
-                num_bytes=manifest.num_bytes,
-                seconds=self.clock() - began,
-                is_best=self.state.best_step == self.state.step,
-                cause=cause,
-            )
-        )
-
-    def _write_state(self, folder: Path) -> None:
-        self.state.scaler = dict(self.optimizer.scaler.state_dict())
-        self.state.evaluation_batch_size = self.evaluator.limit.rows
-        write_state(
-            folder,
-            state=self.state,
-            parameters=self._parameters,
-            optimizer=self.optimizer.adamw,
-            observer_state=self.observer.save_state(),
-            config=self.config.to_data(),
-        )
 
     def _diagnose(self, found: Iterator[Diagnosis]) -> None:
         for diagnosis in found:

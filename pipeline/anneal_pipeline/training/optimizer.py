@@ -83,7 +83,8 @@ class AdapterOptimizer:
             raise MemoryRanOutError
         loss = self._ranks.sum([own_loss])[0] / divisor
         self._ranks.sum_gradients(self._parameters)
-        self.scaler.unscale_(self.adamw)
+        if self._has_gradients():  # the scaler fails on none
+            self.scaler.unscale_(self.adamw)
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._config.max_grad_norm)
         grad_norm = float(norm)
         # With fp16 scaling a gradient that overflows is expected: the scaler leaves the step out.
@@ -106,9 +107,12 @@ class AdapterOptimizer:
 
     def take_back(self) -> None:
         """Forget the gradients that `gather` brought together."""
-        if self.scaler.is_enabled():
+        if self.scaler.is_enabled() and self._has_gradients():
             self.scaler.update()  # it refuses to unscale twice otherwise
         self.drop()
+
+    def _has_gradients(self) -> bool:
+        return any(parameter.grad is not None for parameter in self._parameters)
 
     def drop(self) -> None:
         self.adamw.zero_grad(set_to_none=True)

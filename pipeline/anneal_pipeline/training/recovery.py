@@ -47,8 +47,6 @@ SKIPPED_MIN, SKIPPED_SHARE = 8, 0.05
 """Rows that may be left out: this many or this share, whichever is more."""
 NAMED_MAX = 10
 """Rows named in one message."""
-INITIAL_NAME = "initial"
-"""Folder in the scratch space with the state before the first step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +60,8 @@ class Recovery:
     checkpoints: CheckpointStore
     observer: Observer
     ranks: Ranks
-    scratch: Path
+    initial: Path
+    """Folder with the state before the first step."""
     metric: str
     """What `best.json` is judged by."""
 
@@ -202,7 +201,7 @@ class Recovery:
         """Load the newest healthy state from before, with half the learning rate."""
         self._lower_rate(state, reason=reason, why=why)
         saved = self._healthy_checkpoint(state)
-        folder = saved.folder if saved is not None else self.scratch / INITIAL_NAME
+        folder = saved.folder if saved is not None else self.initial
         if not folder.is_dir():
             raise TrainingFailedError(
                 reason,
@@ -226,21 +225,36 @@ class Recovery:
         return restored
 
     def _healthy_checkpoint(self, state: RunState) -> SavedCheckpoint | None:
-        """The newest one whose loss showed no sign yet."""
+        """The newest one of this run whose loss showed no sign yet."""
         found = None
         for name in self.checkpoints.names() if self.ranks.is_first else ():
             order = order_of(name)
             if order is None or order[0] > state.step or not _was_healthy(state, step=order[0]):
                 continue
-            found = self.checkpoints.fetch(name)
+            found = self._fetch_of_this_run(name)
             if found is not None:
                 break
         return share_checkpoint(found, checkpoints=self.checkpoints, ranks=self.ranks)
 
+    def _fetch_of_this_run(self, name: str) -> SavedCheckpoint | None:
+        """A checkpoint unless it is damaged or a run wrote it that this one does not go on from."""
+        is_own = self.checkpoints.is_own(name)
+        if not is_own and not self._resumes:
+            return None
+        saved = self.checkpoints.fetch(name)
+        if saved is None or is_own:
+            return saved
+        is_same = saved.manifest.config_hash == self.config.mathematical_hash()
+        return saved if is_same else None
+
+    @property
+    def _resumes(self) -> bool:
+        return self.config.checkpoint.resume == "Auto"
+
     def _forget_after(self, restored: RunState) -> None:
         """Checkpoints from after it go, so that no later attempt takes them up."""
         if self.ranks.is_first:
-            self.checkpoints.discard_after(restored.step)
+            self.checkpoints.discard_after(restored.step, own_only=not self._resumes)
             names = self.checkpoints.names()
         known = [names if self.ranks.is_first else []]
         if self.ranks.world_size > 1:

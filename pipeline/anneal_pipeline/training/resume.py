@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shutil
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -30,8 +31,11 @@ from anneal_pipeline.training.state import (
     load_weights,
     read_observer_state,
     read_state,
+    write_state,
 )
 
+INITIAL_NAME = "initial"
+"""Folder beside the local copies of checkpoints, with the state before the first step."""
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "tokenizers", "safetensors")
 
 
@@ -86,7 +90,8 @@ def restore(
 ) -> RunState:
     """Load a checkpoint into model and optimizer and return the state of its run.
 
-    A checkpoint of another run is refused before anything is loaded.
+    A checkpoint of another run is refused before anything is loaded. The state before the first
+    step is kept in INITIAL_NAME, so that a recovery can go back to it as in a run never stopped.
     """
     state = read_state(saved.folder)
     changes = find_changes(
@@ -102,6 +107,19 @@ def restore(
     )
     if any(change.path == DATASET_CONTENT for change in changes):
         state.skipped_rows = []  # they were numbers of other rows
+    initial = saved.folder.with_name(INITIAL_NAME)
+    shutil.rmtree(initial, ignore_errors=True)
+    write_state(
+        initial,
+        state=RunState(
+            evaluations=[done for done in state.evaluations if done.step == 0],
+            scaler=dict(optimizer.scaler.state_dict()),
+        ),
+        parameters=parameters,
+        optimizer=optimizer.adamw,
+        observer_state={},
+        config=config.to_data(),
+    )
     load_weights(saved.folder, parameters)
     load_moments(saved.folder, parameters, optimizer.adamw)
     if state.scaler:

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import math
 
+from anneal_pipeline.config.steps import StepPlan
+from anneal_pipeline.config.training import TrainingConfig
+
 RESTART_CYCLES = 3
 """Cycles of cosineWithRestarts."""
 POLYNOMIAL_POWER = 2.0
@@ -15,6 +18,16 @@ POLYNOMIAL_END_SHARE = 1e-3
 """Where polynomial ends, as a share of the peak."""
 INVERSE_SQRT_TIMESCALE = 10_000
 """Steps after which inverseSqrt without a warm-up has fallen to 1/sqrt(2)."""
+
+
+def learning_rate(config: TrainingConfig, *, plan: StepPlan, step: int, peak: float) -> float:
+    """The rate of step `step`, counted from 0, of a run whose highest rate is `peak`."""
+    return peak * rate_share(
+        config.schedule,
+        step=step,
+        total_steps=plan.total_steps,
+        warmup_steps=plan.warmup_steps,
+    )
 
 
 def rate_share(schedule: str, *, step: int, total_steps: int, warmup_steps: int) -> float:

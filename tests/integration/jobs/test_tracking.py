@@ -1,6 +1,7 @@
 """Tracking against a real MLflow server with proxied artefacts."""
 
 import dataclasses
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -98,6 +99,33 @@ def test_a_resumed_attempt_leaves_neither_gap_nor_duplicate(
     assert second.flush(within_seconds=LONG_SECONDS)
     second.close()
     assert steps_of(client, run_id) == list(range(1, 10))
+
+
+def test_the_way_taken_after_going_back_is_sent_also_by_a_resumed_attempt(
+    client: MlflowClient, run_id: str, writer: RunWriter
+) -> None:
+    add_steps(writer, 1, 6)
+    assert writer.flush(within_seconds=LONG_SECONDS)
+    writer.go_back(step=6, back_to=2)
+    add_steps(writer, 3, 3)
+    assert writer.flush(within_seconds=LONG_SECONDS)
+    state = json.loads(json.dumps(writer.save_state()))
+
+    second = RunWriter(client, run_id, linger_seconds=0.1)
+    second.load_state(state)
+    second.start()
+    add_steps(second, 4, 7)
+    assert second.flush(within_seconds=LONG_SECONDS)
+    second.close()
+    assert sorted(steps_of(client, run_id)) == [1, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7]
+
+    third = RunWriter(client, run_id, linger_seconds=0.1)
+    third.load_state(state)
+    third.start()
+    add_steps(third, 4, 8)
+    assert third.flush(within_seconds=LONG_SECONDS)
+    third.close()
+    assert sorted(steps_of(client, run_id)) == [1, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 8]
 
 
 def test_points_lost_on_the_way_are_replayed(

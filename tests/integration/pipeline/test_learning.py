@@ -121,6 +121,21 @@ def test_a_batch_without_a_trained_token_is_no_nan(tuned: TunedModel, split: Pre
     assert losses[0] == losses[1] > 0
 
 
+def test_an_fp16_step_without_any_row_is_taken_back(
+    tuned: TunedModel, split: PreparedSplit
+) -> None:
+    optimizer = AdapterOptimizer(
+        TrainingConfig(), model=tuned.model, compute=torch.float16, ranks=ALONE
+    )
+    path = LogitsPath(tuned.model)
+    assert optimizer.gather(path, []).num_trained_tokens == 0
+    optimizer.take_back()
+    batch = collate(split, [0], pad_id=0, train_all=False)
+    assert optimizer.gather(path, [batch]).num_trained_tokens > 0
+    optimizer.take_back()
+    optimizer.drop()
+
+
 @pytest.mark.parametrize("ratio", [None, 16.0])
 def test_lora_plus_moves_b_by_the_ratio_and_saved_moments_go_back_to_their_owners(
     tuned: TunedModel,

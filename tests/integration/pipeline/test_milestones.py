@@ -71,8 +71,12 @@ def test_a_milestone_lost_with_its_pod_is_written_again_by_the_attempt_that_resu
     kit.run(tmp_path, config_of(kit), observer=stopping, **options)
     lost = tmp_path / "out" / "milestones" / "checkpoint-50pct"
     adapter = (lost / "adapter_model.safetensors").read_bytes()
+    facts = json.loads((lost / "training_state.json").read_text())
     for path in lost.iterdir():
         path.unlink()
     kit.run(tmp_path, config_of(kit), attempt=2, **options)
     assert (lost / "adapter_model.safetensors").read_bytes() == adapter
-    assert json.loads((lost / "training_state.json").read_text())["step"] == 4
+    again = json.loads((lost / "training_state.json").read_text())
+    assert again.pop("timestamp") >= facts.pop("timestamp")
+    assert again == facts
+    assert facts["step"] == 4

@@ -249,6 +249,87 @@ class TestNaN:
             assert caught.value.reason == "NonFiniteLoss"
             assert len(told(observer)) == 3
 
+    def breaking(self, kit: ModuleType, *, before: Callable[[], object] = lambda: None) -> Any:
+        class Breaking(kit.RecordingObserver):  # type: ignore[name-defined,misc]
+            """Puts NaN into the weights after the third step, once."""
+
+            def on_step(self, report: Any) -> None:
+                super().on_step(report)
+                if report.step == 3 and len([s for s in self.steps if s.step == 3]) == 1:
+                    before()
+                    scale_adapters(float("nan"))
+
+        return Breaking()
+
+    @pytest.mark.parametrize("other_rate", [0.001, 0.01], ids=["same-config", "other-config"])
+    def test_checkpoints_of_another_run_are_neither_taken_nor_deleted(
+        self, kit: ModuleType, model_dir: Path, rows: Path, tmp_path: Path, other_rate: float
+    ) -> None:
+        def training(rate: float) -> dict[str, float]:
+            return {"maxSteps": 4, "learningRate": rate}
+
+        options = {"model_dir": model_dir, "rows": rows}
+        other = config_of(kit, training=training(other_rate), checkpoint={"everySteps": 2})
+        kit.run(tmp_path, other, **options)
+        names = kit.make_store(tmp_path).names()
+        config = config_of(
+            kit,
+            training=training(0.001),
+            checkpoint={"everySteps": 100, "keep": 9, "resume": "Never"},
+        )
+        observer = self.breaking(kit)
+        kit.run(tmp_path, config, attempt=2, observer=observer, **options)
+        [message] = told(observer)
+        assert "back to step 0 with learning rate 0.0005" in message
+        assert set(names) < set(kit.make_store(tmp_path).names())
+
+    def test_a_run_of_changed_config_does_not_go_back_to_what_the_old_one_saved(
+        self, kit: ModuleType, model_dir: Path, rows: Path, tmp_path: Path
+    ) -> None:
+        options = {"model_dir": model_dir, "rows": rows}
+        old = config_of(kit, training={"maxSteps": 4}, checkpoint={"everySteps": 1})
+        kit.run(tmp_path, old, observer=kit.RecordingObserver(stop_at=2), **options)
+
+        def lose_what_it_went_on_from() -> None:
+            for path in (tmp_path / "checkpoints").glob("step-000002-*/adapter.safetensors"):
+                path.write_bytes(b"")
+
+        observer = self.breaking(kit, before=lose_what_it_went_on_from)
+        config = config_of(
+            kit,
+            training={"maxSteps": 4, "learningRate": 0.001},
+            checkpoint={"everySteps": 100, "acceptChanges": ["training.learningRate"]},
+        )
+        kit.run(tmp_path, config, attempt=2, observer=observer, **options)
+        [message] = told(observer)
+        assert "back to step 0 with learning rate 0.0005" in message
+
+    def test_a_resumed_run_goes_back_to_the_beginning_as_one_never_stopped(
+        self, kit: ModuleType, model_dir: Path, rows: Path, tmp_path: Path
+    ) -> None:
+        config = config_of(
+            kit,
+            dataset={"split": {"train": 0.8, "validation": 0.2}},
+            training={"maxSteps": 4},
+            evaluation={"baseline": True, "everySteps": 4},
+            checkpoint={"everySteps": 100},
+        )
+        options = {"model_dir": model_dir, "rows": rows}
+        whole, again = tmp_path / "whole", tmp_path / "again"
+        want = kit.run(whole, config, observer=self.breaking(kit), **options)
+        kit.run(again, config, observer=kit.RecordingObserver(stop_at=2), **options)
+
+        def lose_checkpoints() -> None:
+            for path in (again / "checkpoints").glob("step-*/adapter.safetensors"):
+                path.write_bytes(b"")
+
+        observer = self.breaking(kit, before=lose_checkpoints)
+        got = kit.run(again, config, attempt=2, observer=observer, **options)
+        assert [report.step for report in observer.steps] == [3, 1, 2, 3, 4]
+        assert adapter(again) == adapter(whole)
+        assert got.tuned_metrics == want.tuned_metrics
+        assert got.base_metrics == want.base_metrics
+
 
 class TestDivergence:
     @pytest.fixture

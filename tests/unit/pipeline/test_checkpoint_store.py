@@ -133,6 +133,25 @@ def test_a_run_that_starts_anew_keeps_its_own(kit: ModuleType, tmp_path: Path) -
     assert [order_of(name) for name in anew.names()] == [(10, 2)]
 
 
+def test_going_back_forgets_a_best_from_after_it(kit: ModuleType, tmp_path: Path) -> None:
+    store = kit.make_store(tmp_path)
+    save(store, tmp_path, 10)
+    best = save(store, tmp_path, 20)
+    store.pin_best(Best(name=best, step=20, metric="responsePerplexity", value=3.0))
+    store.discard_after(10)
+    assert store.best() is None
+    assert [order_of(name) for name in store.names()] == [(10, 1)]
+
+
+def test_going_back_leaves_what_another_run_wrote(kit: ModuleType, tmp_path: Path) -> None:
+    save(kit.make_store(tmp_path, keep=9), tmp_path, 90)
+    anew = kit.make_store(tmp_path, attempt=2, keep=9)
+    for step in (10, 20):
+        save(anew, tmp_path, step)
+    anew.discard_after(10, own_only=True)
+    assert [order_of(name) for name in anew.names()] == [(90, 1), (10, 2)]
+
+
 def test_a_later_attempt_at_the_same_step_is_the_newer(kit: ModuleType, tmp_path: Path) -> None:
     save(kit.make_store(tmp_path, attempt=1), tmp_path, 10)
     second = save(kit.make_store(tmp_path, attempt=2), tmp_path, 10)
