@@ -19,6 +19,7 @@ import torch
 
 from anneal_pipeline.checkpoint.store import CheckpointStore
 from anneal_pipeline.config.pipeline import PipelineConfig
+from anneal_pipeline.config.steps import resolved
 from anneal_pipeline.data.files import DatasetFiles
 from anneal_pipeline.observer import Observer
 from anneal_pipeline.opening import Inputs
@@ -84,7 +85,11 @@ def run_pipeline(
             ranks=Ranks(rank=rank, world_size=world_size, device=device),
             clock=clock,
         )
-        return _go_through(open_run(inputs), clock=clock)
+        run = open_run(inputs)
+        if rank == 0:
+            known = resolved(config, run.opened.plan)
+            _write_config(known, workspace=workspace, observer=observer)
+        return _go_through(run, clock=clock)
 
 
 def _write_config(config: PipelineConfig, *, workspace: Path, observer: Observer) -> None:

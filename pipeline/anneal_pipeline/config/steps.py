@@ -66,3 +66,27 @@ def auto_micro_batch_size(batch_size: int, *, world_size: int) -> int:
     share = max(1, batch_size // world_size)
     sizes = range(min(share, AUTO_MICRO_BATCH_MAX), 0, -1)
     return next(size for size in sizes if share % size == 0)
+
+
+def resolved(config: PipelineConfig, plan: StepPlan) -> PipelineConfig:
+    """Return the configuration with every derived default written out, as a reader wants it.
+
+    Taken as a job's configuration, it means the same as the one it came from.
+    """
+    training, dataset = config.training, config.dataset
+    explicit: dict[str, object] = {"micro_batch_size": plan.micro_batch_size}
+    if training.max_steps is None and training.epochs is None:
+        explicit["epochs"] = DEFAULT_NUM_EPOCHS
+    if training.warmup_steps is None and training.warmup_ratio is None:
+        explicit["warmup_ratio"] = DEFAULT_WARMUP_RATIO
+    if dataset.files is None:
+        dataset = dataset.model_copy(update={"split": dataset.effective_split})
+    steps = {"every_steps": plan.evaluation_steps}, {"every_steps": plan.checkpoint_steps}
+    return config.model_copy(
+        update={
+            "dataset": dataset,
+            "training": training.model_copy(update=explicit),
+            "evaluation": config.evaluation.model_copy(update=steps[0]),
+            "checkpoint": config.checkpoint.model_copy(update=steps[1]),
+        }
+    )

@@ -186,6 +186,11 @@ TAKEN = [
         {"files": {"train": "s3://a/b", "test": "hf://o/n"}, "revision": "main"},
         id="one file on the hub",
     ),
+    pytest.param(
+        "dataset.split",
+        {"train": 0.7, "validation": 0.1999995, "test": 0.1},
+        id="split that adds up within 1e-6",
+    ),
     pytest.param("tracking.alias", "v2-candidate", id="alias that resembles a version"),
     pytest.param(
         "tracking.tags", {"team.x/cost centre:7": "x" * 1024, "k" * 250: ""}, id="long tags"
@@ -365,6 +370,16 @@ def test_a_number_in_exponent_form_means_the_same_to_kubectl_and_to_a_local_run(
     stored = json.loads(kubectl("get", "ftj", name, "-o", "json").stdout)["spec"]
     read = read_job_file(str(path)).spec.training.learning_rate
     assert stored["training"]["learningRate"] == read == 2e-4
+
+
+def test_what_another_client_misspells_is_pruned_by_the_api_server(kubectl: Kubectl) -> None:
+    name = next(_names)
+    body = manifest(merged(SMALLEST, "training.learning_rate", 1e-4), name=name)
+    done = kubectl("apply", "--validate=ignore", "-f", "-", stdin=body)
+    assert done.returncode == 0, done.stderr
+    stored = json.loads(kubectl("get", "ftj", name, "-o", "json").stdout)["spec"]
+    assert "learning_rate" not in stored["training"]
+    assert FineTuneJobSpec.parse(stored) == FineTuneJobSpec.parse(SMALLEST)
 
 
 def test_a_name_longer_than_a_label_is_refused(kubectl: Kubectl) -> None:

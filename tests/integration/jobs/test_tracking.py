@@ -10,6 +10,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModelStatus
 
+from anneal_jobs.errors import InfrastructureError
 from anneal_jobs.tracking.connection import connect
 from anneal_jobs.tracking.local_run import close_run, ensure_run
 from anneal_jobs.tracking.parameters import write_parameters, write_tags
@@ -190,6 +191,17 @@ class TestRegistration:
         assert len(client.search_model_versions(f"name = '{name}'")) == 1
         assert client.get_run(run_id).data.metrics["final/tunedPerplexity"] == 3.5
 
+    def test_a_registry_that_stays_silent_fails_as_infrastructure_after_the_stated_time(
+        self, run_id: str, registration: Registration, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        times = iter((0.0, 100.0, 299.0))
+        silent = MlflowClient(f"http://127.0.0.1:{free_port()}")
+        with pytest.raises(InfrastructureError, match="did not answer for 300 s") as caught:
+            register(silent, run_id, registration, clock=lambda: next(times), sleep=lambda _: None)
+        assert caught.value.reason == "TrackingFailed"
+        assert next(times, None) is None
+
     def test_another_job_makes_the_next_version_and_gets_the_alias(
         self, client: MlflowClient, run_id: str, registration: Registration
     ) -> None:
@@ -287,10 +299,14 @@ def test_a_local_job_finds_its_run_again(client: MlflowClient) -> None:
             job_name="tiny",
             job_uid="uid-local",
             tags={"team": "a"},
+            note="Goes on.",
         )
 
     first = ensure()
-    close_run(client, first, end="KILLED")
+    close_run(client, first, end="KILLED", note="Interrupted.")
+    run = client.get_run(first)
+    assert (run.info.status, run.data.tags["mlflow.note.content"]) == ("KILLED", "Interrupted.")
     assert ensure() == first
     run = client.get_run(first)
     assert (run.info.status, run.data.tags["team"]) == ("RUNNING", "a")
+    assert run.data.tags["mlflow.note.content"] == "Goes on."

@@ -24,6 +24,7 @@ async def test_the_smallest_job_becomes_one_child(cluster: Cluster, operators: O
     assert (await cluster.condition("Accepted"))["status"] == "True"
     assert status["attempts"][0]["child"] == child["metadata"]["name"]
     assert status["phase"] == "Starting"
+    assert "finalizers" not in (await cluster.job())["metadata"]
     assert len(await cluster.children()) == 1
 
 

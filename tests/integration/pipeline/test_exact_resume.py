@@ -315,6 +315,25 @@ class TestAnotherRun:
             kit.run(tmp_path, self.config(kit), **options)
         kit.run(tmp_path, self.config(kit, accept=("libraries.torch",)), **options)
 
+    def test_another_number_of_threads_is_named(
+        self, kit: ModuleType, model_dir: Path, begun: Path, tmp_path: Path
+    ) -> None:
+        threads, observer = torch.get_num_threads(), kit.RecordingObserver()
+        torch.set_num_threads(threads + 1)
+        try:
+            kit.run(
+                tmp_path,
+                self.config(kit),
+                model_dir=model_dir,
+                rows=begun,
+                attempt=2,
+                observer=observer,
+            )
+        finally:
+            torch.set_num_threads(threads)
+        change = f"numThreads {threads} -> {threads + 1}"
+        assert [message for _, message in observer.events if change in message]
+
     def test_a_change_of_the_adapters_cannot_be_accepted(
         self, kit: ModuleType, model_dir: Path, begun: Path, tmp_path: Path
     ) -> None:

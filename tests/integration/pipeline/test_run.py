@@ -140,6 +140,10 @@ def test_a_finished_run_leaves_the_promised_folder(
     assert adapter["revision"] == "abc123"
     assert {path.name for path in observer.outputs} >= {"config.json", "data", "evaluation"}
 
+    in_force = json.loads((out / "config.json").read_text())
+    for section in ("evaluation", "checkpoint"):
+        assert in_force[section]["everySteps"] > 0
+
     report = json.loads((out / "evaluation/report.json").read_text())
     assert report["base"].keys() == report["tuned"].keys()
     assert report["tuned"]["responsePerplexity"] < report["base"]["responsePerplexity"]

@@ -62,6 +62,34 @@ def test_parents_with_defaults_inside_default_to_an_empty_object() -> None:
     assert not [path for path, value in defaults.items() if isinstance(value, list)]
 
 
+DERIVED = {
+    "checkpoint.everySteps",
+    "compute.cpus",
+    "compute.gpusPerWorker",
+    "compute.memory",
+    "compute.ranksPerWorker",
+    "compute.sharedMemory",
+    "dataset.files.validation",
+    "dataset.split",
+    "evaluation.everySteps",
+    "output.uri",
+    "tracking.experiment",
+    "tracking.registeredModel",
+    "training.epochs",
+    "training.microBatchSize",
+    "training.warmupRatio",
+}
+"""Fields whose default follows from other fields or from the profile."""
+
+
+def test_a_derived_default_stands_in_the_description_and_nowhere_else() -> None:
+    fields = {path.removeprefix("FineTuneJob.spec."): schema for path, schema in schemas()}
+    assert set(fields) >= DERIVED
+    for path in DERIVED:
+        assert "Default: " in fields[path]["description"], path
+        assert "default" not in fields[path], path
+
+
 def test_every_reason_is_documented() -> None:
     assert set(REASON_DOCS) == set(Reason)
 

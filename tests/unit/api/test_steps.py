@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from anneal_pipeline.config.pipeline import PipelineConfig
-from anneal_pipeline.config.steps import StepPlan, auto_micro_batch_size, plan_steps
+from anneal_pipeline.config.steps import StepPlan, auto_micro_batch_size, plan_steps, resolved
 
 
 def config(**sections: Any) -> PipelineConfig:
@@ -79,3 +79,44 @@ def test_milestones_round_up(percent: int, want: int) -> None:
 )
 def test_the_micro_batch_divides_a_ranks_share(batch_size: int, world_size: int, want: int) -> None:
     assert auto_micro_batch_size(batch_size, world_size=world_size) == want
+
+
+@pytest.mark.parametrize(
+    ("sections", "want"),
+    [
+        pytest.param(
+            {},
+            {
+                "training.epochs": 3,
+                "training.warmupRatio": 0.03,
+                "training.microBatchSize": 8,
+                "evaluation.everySteps": 7,
+                "checkpoint.everySteps": 2,
+                "dataset.split": {"train": 0.9, "validation": 0.1, "test": 0.0, "seed": 42},
+            },
+            id="all derived",
+        ),
+        pytest.param(
+            {"training": {"maxSteps": 5, "warmupSteps": 2, "microBatchSize": 4}},
+            {"training.epochs": None, "training.warmupRatio": None, "training.microBatchSize": 4},
+            id="what is written stays and its other form stays away",
+        ),
+        pytest.param(
+            {"dataset": {"files": {"train": "s3://d/x"}}}, {"dataset.split": None}, id="files"
+        ),
+    ],
+)
+def test_the_resolved_configuration_names_what_was_derived(
+    sections: dict[str, Any], want: dict[str, Any]
+) -> None:
+    given = PipelineConfig.parse(
+        {"model": {"uri": "s3://m/x"}, "dataset": {"uri": "s3://d/x"}, **sections}
+    )
+    plan = plan_steps(given, num_train_rows=100, world_size=1)
+    data = resolved(given, plan).to_data()
+    for path, value in want.items():
+        section, field = path.split(".")
+        assert data[section].get(field) == value
+    again = PipelineConfig.parse(data)
+    assert plan_steps(again, num_train_rows=100, world_size=1) == plan
+    assert resolved(again, plan) == again

@@ -129,6 +129,29 @@ def test_the_pause_doubles() -> None:
     assert pauses == [10, 20, 40, 80]
 
 
+def test_counters_go_on_where_the_list_of_attempts_ends() -> None:
+    current = running(spec=spec(retry={"infrastructure": 20, "backoffSeconds": 0}))
+    for number in range(1, 13):
+        over = {"child": child(number, result="Failed"), "pods": (ended_pod(number, code=203),)}
+        current = after(
+            over,
+            {"child": child(number + 1), "pods": (pod(number + 1),)},
+            {},
+            start=current,
+        )
+    status = current.status
+    assert [attempt.number for attempt in status.attempts] == list(range(4, 14))
+    assert (status.attempt, status.spent.infrastructure) == (13, 12)
+
+
+def test_the_report_outranks_the_termination_log() -> None:
+    told = report(outcome=outcome("User").to_data())
+    last_words = ended_pod(code=1, outcome=outcome("Infrastructure"))
+    over = {"child": child(result="Failed"), "pods": (last_words,), "report": told}
+    decided = plan(after(over, start=running()))
+    assert decided.status.attempts[0].attempt_class == "User"
+
+
 def test_two_interruptions_without_a_newer_checkpoint_count_as_infrastructure() -> None:
     current = running(spec=spec(retry={"backoffSeconds": 0}))
     classes = []

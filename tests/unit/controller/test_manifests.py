@@ -7,6 +7,7 @@ import pytest
 from ruamel.yaml import YAML
 from tests.unit.controller.conftest import JOB, profile_spec, spec
 
+from anneal_operator.api.names import attempt_name
 from anneal_operator.api.profile import FineTuneProfileSpec
 from anneal_operator.api.run_config import RunConfig
 from anneal_operator.api.spec import FineTuneJobSpec
@@ -167,3 +168,31 @@ def test_usage_data_is_sent_only_where_the_administrator_wants_it() -> None:
     assert told()["MLFLOW_DISABLE_TELEMETRY"] == told()["DO_NOT_TRACK"] == "true"
     wanted = [{"name": "MLFLOW_DISABLE_TELEMETRY", "value": "false"}]
     assert told(env=wanted)["MLFLOW_DISABLE_TELEMETRY"] == "false"
+
+
+@pytest.mark.parametrize(("name", "job_spec", "profile"), CASES)
+def test_what_rotates_is_mounted_as_a_folder(
+    name: str, job_spec: FineTuneJobSpec, profile: FineTuneProfileSpec
+) -> None:
+    pod = made(job_spec, profile)["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert not [mount for mount in container["volumeMounts"] if "subPath" in mount]
+
+
+def test_a_childs_name_is_cut_from_the_jobs_and_a_label() -> None:
+    name = attempt_name("a" * 35 + ".long-name", "1f2e3d4c-0000", 12)
+    assert name == f"{'a' * 35}-1f2e3d4c-12"
+    assert len(attempt_name("a" * 253, "1f2e3d4c-0000", 99999)) <= 63
+
+
+def test_claims_are_mounted_read_only_but_where_the_output_goes() -> None:
+    read = {"model": {"uri": "pvc://models/a"}, "dataset": {"uri": "pvc://data/rows.jsonl"}}
+    allowed = profile_spec(storage={"outputURI": "pvc://data/out"})
+    pod = made(spec(**read), allowed)["spec"]["template"]["spec"]
+    claims = {
+        volume["persistentVolumeClaim"]["claimName"]: volume["persistentVolumeClaim"]
+        for volume in pod["volumes"]
+        if "persistentVolumeClaim" in volume
+    }
+    assert claims["models"]["readOnly"] is True
+    assert "readOnly" not in claims["data"]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from anneal_jobs.observer import RunObserver, tag_of_event
+from anneal_jobs.progress import ProgressReporter
 from anneal_jobs.run_state import RunState
 from anneal_pipeline import observer as pipeline
 
@@ -60,3 +61,21 @@ def test_events_are_in_the_log_and_in_the_progress(
     assert (record.levelno, record.message) == (level, "half the rows from now on")
     [event] = state.snapshot(attempt=1)[1].events
     assert (event.name, event.message) == (name, "half the rows from now on")
+
+
+def test_an_attempt_that_learns_of_a_newer_one_stops_at_its_next_step(tmp_path: Path) -> None:
+    state = RunState()
+    reporter = ProgressReporter(state, post=lambda _: 409, attempt=1)
+    observer = RunObserver(
+        state=state,
+        stop_file=tmp_path / "stop",
+        writer=None,
+        reporter=reporter,
+        uploader=None,
+        display=None,
+        workspace=tmp_path,
+    )
+    state.add_event("warning", "Few rows.")
+    assert not observer.should_stop()
+    reporter.send_if_changed()
+    assert observer.should_stop()

@@ -1,5 +1,9 @@
 import json
+import ssl
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -182,3 +186,40 @@ def test_the_server_is_read_from_kubeflows_variables() -> None:
         "/token",
         "/ca/ca.crt",
     )
+
+
+def test_the_token_is_read_again_for_each_request(tmp_path: Path) -> None:
+    shown = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            shown.append(self.headers["Authorization"])
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Nothing on the terminal."""
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as listening:
+        Thread(target=listening.serve_forever, args=(0.01,), daemon=True).start()
+        token = tmp_path / "token"
+        server = ProgressServer(
+            url=f"http://127.0.0.1:{listening.server_port}", token_path=token, ca_path=None
+        )
+        for text in ("first\n", "second\n"):
+            token.write_text(text)
+            assert server.post(b"{}") == 200
+        listening.shutdown()
+    assert shown == ["Bearer first", "Bearer second"]
+
+
+def test_the_ca_is_read_again_for_each_request(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("t")
+    ca = tmp_path / "ca.crt"
+    server = ProgressServer(url="https://127.0.0.1:1", token_path=tmp_path / "token", ca_path=ca)
+    with pytest.raises(FileNotFoundError):
+        server.post(b"{}")
+    ca.write_text("no certificate")
+    with pytest.raises(ssl.SSLError):
+        server.post(b"{}")

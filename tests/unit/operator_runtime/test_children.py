@@ -23,7 +23,7 @@ from anneal_operator.errors import (
     OperatorError,
 )
 from anneal_operator.kube import Object, Selector
-from anneal_operator.manifests import run_config_map
+from anneal_operator.manifests import ca_config_map_name, run_config_map
 from anneal_operator.observation import Input, Job, Refusal
 from anneal_operator.resources import CONFIG_MAPS, JOBS, PODS, Resource
 from anneal_operator.settings import Settings
@@ -311,3 +311,13 @@ async def test_each_job_has_its_own_config(api: ObjectApi, children: Children) -
     other = replace(JOB, name="bot", uid="2f2e3d4c-0000-4000-8000-000000000000")
     await create(children, job=other)
     assert len([name for name in api.names(CONFIG_MAPS) if name.endswith("-config")]) == 2
+
+
+async def test_a_rotated_ca_reaches_the_jobs_namespace(
+    api: ObjectApi, children: Children, tmp_path: Path
+) -> None:
+    name = ca_config_map_name(RELEASE)
+    for pem in ("PEM", "NEW PEM"):
+        (tmp_path / "ca.crt").write_text(pem)
+        await children.apply_ca(JOB.namespace)
+        assert api.objects[CONFIG_MAPS.kind, name]["data"] == {"ca.crt": pem}

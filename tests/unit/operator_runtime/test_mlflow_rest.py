@@ -11,6 +11,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from anneal_operator import mlflow_rest
 from anneal_operator.errors import TrackingDenied, TrackingError, TrackingRejected
 from anneal_operator.metrics import Metrics
 from anneal_operator.mlflow_rest import MlflowServer
@@ -52,6 +53,11 @@ def refusal(status: int, code: str) -> Handler:
 async def hang_up(request: web.Request) -> web.Response:
     assert request.transport is not None
     request.transport.close()
+    return web.Response()
+
+
+async def hang(_: web.Request) -> web.Response:
+    await asyncio.sleep(60)
     return web.Response()
 
 
@@ -166,3 +172,15 @@ async def test_every_failure_is_kept_and_makes_the_job_due(handler: Handler, fau
     known = tracker.known("u")
     assert known.fault == fault
     assert known.error
+
+
+async def test_a_server_that_hangs_holds_nobody_up_and_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(mlflow_rest, "CALL_SECONDS", 0.05)
+    async with server(hang) as mlflow:
+        asking = asyncio.create_task(make_run(mlflow))
+        await asyncio.sleep(0)
+        assert not asking.done()
+        with pytest.raises(TrackingError):
+            await asking
