@@ -37,7 +37,11 @@ def run_config(
         job=JobIdentity(namespace=job.namespace, name=job.name, uid=job.uid),
         pipeline=effective_pipeline(spec, profile),
         output_uri=output_uri,
-        storage=StorageAccess(endpoint=profile.storage.endpoint, region=profile.storage.region),
+        storage=StorageAccess(
+            endpoint=profile.storage.endpoint,
+            region=profile.storage.region,
+            credentials_secret=profile.storage.credentials_secret,
+        ),
         hub=HubAccess(endpoint=profile.models.hub_endpoint),
         tracking=RunTracking(
             uri=profile.tracking.uri,

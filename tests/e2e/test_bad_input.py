@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from harness import stores
 from harness.cluster import Cluster, CommandFailedError
-from harness.installation import ABSENT_BUCKET
+from harness.installation import ABSENT_BUCKET, WRONG_SECRET
 from harness.jobs import condition, manifest
 from harness.scenarios import BAD_INPUTS, Story
 
@@ -16,7 +16,7 @@ NAMED: dict[str, tuple[str, ...]] = {
     "no-answers": ("assistant", "unanswered.jsonl"),
     "absent-bucket": (ABSENT_BUCKET,),
     "pickled-model": ("safetensors",),
-    "wrong-secret": ("storage.credentialsSecret", "access key id is unknown"),
+    "wrong-secret": (WRONG_SECRET, "storage.credentialsSecret", "access key id is unknown"),
     "no-mlflow": ("mlflow-absent",),
     "forbidden-uri": ("somebody-elses-bucket", "e2e"),
     "later-feature": ("training.packing",),

@@ -23,14 +23,10 @@ from anneal_jobs.errors import (
     URI_INVALID,
     StorageUnreachableError,
 )
+from anneal_jobs.storage.credentials import CredentialsPlace, absent_here, wrong_here
 from anneal_jobs.storage.uri import StorageUri
-from anneal_operator.api.names import STORAGE_CREDENTIALS_KEY
 from anneal_pipeline.errors import UserError
 
-_CREDENTIALS_PLACE = (
-    f"key '{STORAGE_CREDENTIALS_KEY}' of the Secret that storage.credentialsSecret of the "
-    "FineTuneProfile names (locally: your AWS credentials)"
-)
 _MISSING = {"NoSuchKey", "404", "NotFound"}
 _WHY_DENIED = {
     "SignatureDoesNotMatch": "the secret access key is wrong",
@@ -45,17 +41,24 @@ _WHY_DENIED = {
 
 
 @contextmanager
-def s3_faults(uri: StorageUri, *, doing: str, endpoint: str) -> Iterator[None]:
-    """Translate what botocore raises inside; `doing` is a verb such as 'read'."""
+def s3_faults(
+    uri: StorageUri, *, doing: str, endpoint: str, credentials: CredentialsPlace | None
+) -> Iterator[None]:
+    """Translate what botocore raises inside; `doing` is a verb such as 'read'.
+
+    `credentials` None: they are this machine's own.
+    """
     try:
         yield
     except ClientError as error:
-        raise _of_answer(error, uri, doing=doing, endpoint=endpoint) from error
+        raise _of_answer(
+            error, uri, doing=doing, endpoint=endpoint, credentials=credentials
+        ) from error
     except (NoCredentialsError, PartialCredentialsError) as error:
         raise UserError(
             STORAGE_ACCESS_DENIED,
-            f"Cannot {doing} {uri}: there are no S3 credentials; put an AWS shared credentials "
-            f"file into {_CREDENTIALS_PLACE}.",
+            f"Cannot {doing} {uri}: there are no S3 credentials; "
+            f"{credentials.absent if credentials else absent_here()}.",
         ) from error
     except ParamValidationError as error:
         raise UserError(URI_INVALID, f"Cannot {doing} {uri}: {error}.") from error
@@ -66,7 +69,14 @@ def s3_faults(uri: StorageUri, *, doing: str, endpoint: str) -> Iterator[None]:
         ) from error
 
 
-def _of_answer(error: ClientError, uri: StorageUri, *, doing: str, endpoint: str) -> Exception:
+def _of_answer(
+    error: ClientError,
+    uri: StorageUri,
+    *,
+    doing: str,
+    endpoint: str,
+    credentials: CredentialsPlace | None,
+) -> Exception:
     code = str(error.response.get("Error", {}).get("Code", ""))
     if code in _MISSING:
         return FileNotFoundError(str(uri))
@@ -80,7 +90,7 @@ def _of_answer(error: ClientError, uri: StorageUri, *, doing: str, endpoint: str
         return UserError(
             STORAGE_ACCESS_DENIED,
             f"Cannot {doing} {uri}: {endpoint} refused it because {_WHY_DENIED[code]} ({code}); "
-            f"correct {_CREDENTIALS_PLACE}.",
+            f"{credentials.wrong if credentials else wrong_here()}.",
         )
     if code == "InvalidBucketName":
         return UserError(URI_INVALID, f"Cannot {doing} {uri}: '{uri.container}' is no bucket name.")

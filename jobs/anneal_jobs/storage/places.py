@@ -29,7 +29,7 @@ def path_of(uri: StorageUri, *, claims_folder: Path = Path(CLAIMS_FOLDER)) -> Pa
 def open_folder(uri: StorageUri, settings: S3Settings) -> BlobFolder:
     """The folder at a `uri` one can write to: S3 or a local path."""
     if uri.scheme == "s3":
-        return S3Folder(connect(settings), uri)
+        return S3Folder(connect(settings), uri, credentials=settings.credentials)
     if uri.scheme != "file":
         raise UserError(
             URI_INVALID, f"{uri} cannot be written to; name an s3:// address as output."

@@ -19,6 +19,7 @@ from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 
 from anneal_jobs.errors import StorageUnreachableError
+from anneal_jobs.storage.credentials import CredentialsPlace
 from anneal_jobs.storage.faults import s3_faults
 from anneal_jobs.storage.meter import OnChunk
 from anneal_jobs.storage.uri import StorageUri
@@ -37,6 +38,8 @@ _SHA256_METADATA = "anneal-sha256"
 class S3Settings:
     """Where the S3 server is. Credentials come from the environment as boto3 finds them."""
 
+    credentials: CredentialsPlace | None = None
+    """Where they come from, for messages; None: from this machine."""
     endpoint: str | None = None
     """None means AWS, or AWS_ENDPOINT_URL."""
     region: str | None = None
@@ -72,8 +75,11 @@ def connect(settings: S3Settings) -> S3Client:
 class S3Folder:
     """`BlobFolder` over the objects below one address."""
 
-    def __init__(self, client: S3Client, uri: StorageUri) -> None:
+    def __init__(
+        self, client: S3Client, uri: StorageUri, *, credentials: CredentialsPlace | None = None
+    ) -> None:
         self._client = client
+        self._credentials = credentials
         self.uri = uri
         self.endpoint = client.meta.endpoint_url
 
@@ -82,7 +88,9 @@ class S3Folder:
 
         One request answers what exists: an exact object, a folder, or neither (an empty list).
         """
-        with s3_faults(self.uri, doing="list", endpoint=self.endpoint):
+        with s3_faults(
+            self.uri, doing="list", endpoint=self.endpoint, credentials=self._credentials
+        ):
             pages = self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=self.uri.container, Prefix=self.uri.path
             )
@@ -103,7 +111,9 @@ class S3Folder:
     def read(self, name: str) -> bytes | None:
         uri = self._at(name)
         try:
-            with s3_faults(uri, doing="read", endpoint=self.endpoint):
+            with s3_faults(
+                uri, doing="read", endpoint=self.endpoint, credentials=self._credentials
+            ):
                 answer = self._client.get_object(Bucket=uri.container, Key=uri.path)
                 return answer["Body"].read()
         except FileNotFoundError:
@@ -112,7 +122,7 @@ class S3Folder:
     def write(self, name: str, data: bytes) -> None:
         uri = self._at(name)
         digest = hashlib.sha256(data)
-        with s3_faults(uri, doing="write", endpoint=self.endpoint):
+        with s3_faults(uri, doing="write", endpoint=self.endpoint, credentials=self._credentials):
             self._client.put_object(
                 Bucket=uri.container,
                 Key=uri.path,
@@ -124,7 +134,7 @@ class S3Folder:
     def upload(self, source: Path, name: str, *, on_chunk: OnChunk = ignore_chunk) -> None:
         uri = self._at(name)
         sums = _checksums(source)
-        with s3_faults(uri, doing="write", endpoint=self.endpoint):
+        with s3_faults(uri, doing="write", endpoint=self.endpoint, credentials=self._credentials):
             if sums.is_multipart:
                 self._client.upload_file(
                     str(source),
@@ -156,7 +166,7 @@ class S3Folder:
         """Copy an object; where `on_chunk` raises, that passes through and no file is left."""
         uri = self._at(name)
         partial = target.with_name(f"{target.name}.partial")
-        with s3_faults(uri, doing="read", endpoint=self.endpoint):
+        with s3_faults(uri, doing="read", endpoint=self.endpoint, credentials=self._credentials):
             self._client.download_file(
                 uri.container,
                 uri.path,
@@ -168,7 +178,7 @@ class S3Folder:
 
     def delete(self, name: str) -> None:
         uri = self._at(name)
-        with s3_faults(uri, doing="delete", endpoint=self.endpoint):
+        with s3_faults(uri, doing="delete", endpoint=self.endpoint, credentials=self._credentials):
             self._client.delete_object(Bucket=uri.container, Key=uri.path)
 
     def _at(self, name: str) -> StorageUri:

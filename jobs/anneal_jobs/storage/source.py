@@ -92,7 +92,7 @@ def _of_path(root: Path) -> list[SourceFile]:
 
 
 def _of_s3(uri: StorageUri, settings: S3Settings) -> list[SourceFile]:
-    folder = S3Folder(connect(settings), uri)
+    folder = S3Folder(connect(settings), uri, credentials=settings.credentials)
 
     def fetcher(name: str) -> Callable[[Path, OnChunk], Path]:
         def fetch(to: Path, on_chunk: OnChunk) -> Path:

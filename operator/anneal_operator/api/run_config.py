@@ -30,6 +30,8 @@ class StorageAccess(Schema):
     endpoint: str | None = None
     """URL of the S3 server. Default: AWS."""
     region: str = "us-east-1"
+    credentials_secret: str | None = None
+    """Name of the Secret that the file is mounted from, for messages."""
 
 
 class HubAccess(Schema):

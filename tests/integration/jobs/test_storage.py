@@ -3,14 +3,17 @@
 import base64
 import hashlib
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from anneal_jobs.errors import StorageUnreachableError
+from anneal_jobs.storage.credentials import CredentialsPlace
 from anneal_jobs.storage.dataset import fetch_dataset
 from anneal_jobs.storage.model import fetch_model
 from anneal_jobs.storage.outputs import OutputUploader, restore_workspace
+from anneal_jobs.storage.places import open_folder
 from anneal_jobs.storage.s3 import S3Folder, S3Settings, connect
 from anneal_jobs.storage.source import SourceAccess, fetch_files, list_source
 from anneal_jobs.storage.uri import parse_uri
@@ -173,8 +176,20 @@ class TestFaults:
         with pytest.raises(UserError, match=why) as e:
             self.read(f"s3://{BUCKET}/rows.jsonl", s3.settings)
         assert e.value.reason == "StorageAccessDenied"
-        assert "key 'credentials' of the Secret" in e.value.message
+        assert f"correct profile default in {path}" in e.value.message
         assert secret not in e.value.message.replace("wrong (", "").split("because", 1)[0]
+
+    def test_in_a_cluster_the_secret_is_named(
+        self, s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = write_credentials(tmp_path / "wrong", access_key="nobody", secret="wrong")
+        monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(path))
+        place = CredentialsPlace(wrong="correct Secret team-s3", absent="make Secret team-s3")
+        settings = replace(s3.settings, credentials=place)
+        with pytest.raises(UserError, match=r"correct Secret team-s3\.$"):
+            self.read(f"s3://{BUCKET}/rows.jsonl", settings)
+        with pytest.raises(UserError, match=r"correct Secret team-s3\.$"):
+            open_folder(parse_uri(f"s3://{BUCKET}/out"), settings).write("x", b"1")
 
     def test_no_credentials(self, s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
