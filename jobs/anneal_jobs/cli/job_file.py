@@ -26,6 +26,7 @@ from anneal_operator.api.object_name import (
 from anneal_operator.api.spec import FineTuneJobSpec
 from anneal_operator.api.unsupported import unsupported_fields
 from anneal_pipeline.config.schema import ConfigError
+from anneal_pipeline.config.spelling import closest
 
 _ENVELOPE = ("apiVersion", "kind", "metadata", "spec", "status")
 _LOCAL_NAMESPACE = "local"
@@ -83,7 +84,7 @@ def _read_text(path: str) -> str:
     try:
         return sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
     except OSError as error:
-        raise JobFileError(path, (f"cannot be read: {error.strerror}",)) from error
+        raise JobFileError(path, (f"cannot be read: {error.strerror}; check the path",)) from error
     except UnicodeDecodeError as error:
         raise JobFileError(path, ("is not UTF-8 text",)) from error
 
@@ -92,9 +93,24 @@ def _documents(text: str, *, source: str) -> list[Any]:
     try:
         return list(YAML(typ="safe", pure=True).load_all(text))
     except YAMLError as error:
-        raise JobFileError(
-            source, (f"is not valid YAML: {' '.join(str(error).split())}",)
-        ) from error
+        raise JobFileError(source, (_yaml_fault(error, text),)) from error
+
+
+def _yaml_fault(error: YAMLError, text: str) -> str:
+    """Where the YAML breaks, with the line as it stands there, and what the parser says of it."""
+    problem = getattr(error, "problem", None)
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    if problem is None or mark is None:
+        return f"is not valid YAML: {' '.join(str(error).split())}"
+    lines = text.splitlines()
+    line = lines[mark.line].strip() if mark.line < len(lines) else "the end of the file"
+    begun = getattr(error, "context_mark", None)
+    since = f" (begun in line {begun.line + 1})" if begun and begun.line != mark.line else ""
+    tab = "; indent with spaces, not tabs" if "'\\t'" in problem else ""
+    return (
+        f"line {mark.line + 1}, column {mark.column + 1} is not valid YAML: {problem}{since}{tab}; "
+        f"the line is: {_shown(line)}"
+    )
 
 
 def _assign(document: dict[str, Any], assignment: str, *, source: str) -> None:
@@ -113,7 +129,7 @@ def _assign(document: dict[str, Any], assignment: str, *, source: str) -> None:
 
 
 def _build(document: dict[str, Any], *, source: str) -> JobFile:
-    faults = [f"{key}: unknown field" for key in document if key not in _ENVELOPE]
+    faults = [_unknown(key) for key in document if key not in _ENVELOPE]
     if document.get("apiVersion") != API_VERSION:
         faults.append(f"apiVersion: got {document.get('apiVersion')!r}, expected {API_VERSION}")
     metadata = document.get("metadata")
@@ -130,6 +146,16 @@ def _build(document: dict[str, Any], *, source: str) -> JobFile:
     if faults or spec is None:
         raise JobFileError(source, tuple(faults))
     return JobFile(name=str(name), namespace=str(namespace or _LOCAL_NAMESPACE), spec=spec)
+
+
+def _unknown(key: object) -> str:
+    """A key of the outermost level: misspelt, or a field of spec that is not indented."""
+    name = str(key)
+    if name in {field.alias for field in FineTuneJobSpec.model_fields.values()}:
+        return f"{name}: unknown field; indent it below spec"
+    found = closest(name, _ENVELOPE)
+    hint = f"did you mean {found}?" if found else f"expected {', '.join(_ENVELOPE[:-1])}"
+    return f"{name}: unknown field; {hint}"
 
 
 def _name_faults(name: object, namespace: object) -> list[str]:

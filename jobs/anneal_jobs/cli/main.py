@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from anneal_jobs.cli import terminal
 from anneal_jobs.cli.cluster_needs import cluster_needs
-from anneal_jobs.cli.explain import FieldDoc, select
+from anneal_jobs.cli.explain import lines_of, select, similar
 from anneal_jobs.cli.job_file import JobFile, JobFileError, read_job_file
 from anneal_jobs.cli.local_job import LocalOptions, check_before_first_run
 from anneal_jobs.errors import JobsError
@@ -30,20 +28,30 @@ app = typer.Typer(
     help="Fine-tune language models from the FineTuneJob that a cluster would run.",
     epilog="Example:  anneal run -f finetune-job.yaml --set dataset.uri=rows.jsonl",
 )
-models_app = typer.Typer(no_args_is_help=True, help="Base models on this machine.")
+models_app = typer.Typer(
+    no_args_is_help=True, help="Bring in base models: from GGUF to a folder that can be tuned."
+)
 app.add_typer(models_app, name="models")
-data_app = typer.Typer(no_args_is_help=True, help="Data before it is trained on.")
+data_app = typer.Typer(no_args_is_help=True, help="Look at data before it is trained on.")
 app.add_typer(data_app, name="data")
 
 FileOption = Annotated[
-    str, typer.Option("--file", "-f", help="FineTuneJob as YAML; - reads standard input.")
+    str,
+    typer.Option(
+        "--file", "-f", metavar="FILE", help="FineTuneJob as YAML; - reads standard input."
+    ),
 ]
 S3EndpointOption = Annotated[
-    str | None, typer.Option(help="URL of the S3 server. Default: AWS_ENDPOINT_URL, else AWS.")
+    str | None,
+    typer.Option(metavar="URL", help="URL of the S3 server. Default: AWS_ENDPOINT_URL, else AWS."),
 ]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Change a field below spec, as in training.maxSteps=20."),
+    typer.Option(
+        "--set",
+        metavar="FIELD=VALUE",
+        help="Change a field below spec, as in training.maxSteps=20; may be repeated.",
+    ),
 ]
 
 
@@ -76,11 +84,19 @@ def run(
     assignments: SetOption = None,
     output: Annotated[
         str | None,
-        typer.Option(help="Folder or s3:// address for the job's folder. Default: ./anneal-runs"),
+        typer.Option(
+            metavar="PLACE",
+            help="Folder or s3:// address for the job's folder. Default: output.uri of the job, "
+            "else ./anneal-runs",
+        ),
     ] = None,
     tracking: Annotated[
         str | None,
-        typer.Option(help="MLflow server or database. Default: SQLite beside the output."),
+        typer.Option(
+            metavar="URI",
+            help="MLflow server or database. Default: MLFLOW_TRACKING_URI, else SQLite beside the "
+            "output.",
+        ),
     ] = None,
     s3_endpoint: S3EndpointOption = None,
 ) -> None:
@@ -113,22 +129,34 @@ def validate(file: FileOption, assignments: SetOption = None) -> None:
 
 @app.command(epilog="Example:  anneal explain training.learningRate")
 def explain(
-    path: Annotated[str, typer.Argument(help="A field, e.g. tuning.lora. Default: all.")] = "spec",
+    path: Annotated[
+        str,
+        typer.Argument(
+            metavar="FIELD", show_default=False, help="A field, e.g. tuning.lora. Default: all."
+        ),
+    ] = "spec",
 ) -> None:
     """Print the fields of a FineTuneJob with type, default and description."""
     docs = select(path)
     if not docs:
-        terminal.fail(f"there is no field {path}; `anneal explain` lists all")
+        found = similar(path)
+        hint = f"did you mean {found}? " if found else ""
+        terminal.fail(f"there is no field {path}; {hint}`anneal explain` lists all")
         raise typer.Exit(terminal.EXIT_FAILURE)
-    terminal.stdout().print(_field_table(docs))
+    for doc in docs:
+        for line in lines_of(doc, width=terminal.width()):
+            terminal.print_data(line)
 
 
 @data_app.command("inspect", epilog="Example:  anneal data inspect job.yaml")
 def inspect(
-    file: Annotated[str, typer.Argument(help="FineTuneJob as YAML; - reads standard input.")],
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="FineTuneJob as YAML; - reads standard input.")
+    ],
     assignments: SetOption = None,
     output: Annotated[
-        str | None, typer.Option(help="Folder for page and rows. Default: NAME-data")
+        str | None,
+        typer.Option(metavar="FOLDER", help="Folder for page and rows. Default: NAME-data"),
     ] = None,
     s3_endpoint: S3EndpointOption = None,
 ) -> None:
@@ -146,8 +174,12 @@ def inspect(
 
 @models_app.command("import", epilog="Example:  anneal models import smollm2 --output ./smollm2")
 def import_model(
-    source: Annotated[str, typer.Argument(help="smollm2, or the path of a GGUF file.")],
-    output: Annotated[str, typer.Option(help="Folder or s3:// address to write to.")],
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="smollm2, or the path of a GGUF file.")
+    ],
+    output: Annotated[
+        str, typer.Option(metavar="PLACE", help="Folder or s3:// address to write to.")
+    ],
     s3_endpoint: S3EndpointOption = None,
 ) -> None:
     """Turn a GGUF file into a safetensors folder that can be tuned."""
@@ -162,8 +194,8 @@ def import_model(
 
 @app.command(epilog="Example:  anneal upload rows.jsonl s3://team-data/rows.jsonl")
 def upload(
-    source: Annotated[Path, typer.Argument(help="A file or a folder.")],
-    target: Annotated[str, typer.Argument(help="An s3:// address.")],
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="A file or a folder.")],
+    target: Annotated[str, typer.Argument(metavar="ADDRESS", help="An s3:// address.")],
     s3_endpoint: S3EndpointOption = None,
 ) -> None:
     """Copy files to S3 and verify them there."""
@@ -200,16 +232,6 @@ def _read(file: str, assignments: list[str] | None) -> JobFile:
         for fault in error.faults:
             terminal.fail(f"{error.source}: {fault}")
         raise typer.Exit(terminal.EXIT_USER) from None
-
-
-def _field_table(docs: list[FieldDoc]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for title in ("field", "type", "default", "description"):
-        table.add_column(title, overflow="fold")
-    for doc in docs:
-        default = "required" if doc.is_required else doc.default
-        table.add_row(Text(doc.path), Text(doc.type_name), Text(default), Text(doc.description))
-    return table
 
 
 if __name__ == "__main__":

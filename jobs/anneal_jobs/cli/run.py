@@ -50,6 +50,10 @@ log = logging.getLogger(__name__)
 
 _LOG_NAME = "run.log"
 _SHOW_LOGS_SECONDS = 30.0
+_NOTE_UNFINISHED = (
+    "A run of `anneal run` that has not finished. The same command, with the same job file and "
+    "output folder, goes on from the newest checkpoint in `{folder}`, in this run."
+)
 _RUN_ENDS: dict[OutcomeClass, RunEnd] = {
     OutcomeClass.DONE: "FINISHED",
     OutcomeClass.INTERRUPTED: "KILLED",
@@ -84,7 +88,7 @@ def run_job(job: JobFile, options: LocalOptions) -> int:
     log_to(log_path, with_console=False)
     logging.captureWarnings(capture=True)
     outcome = _train(attempt, client)
-    _keep(folder, outcome, number=number, log_path=log_path)
+    _keep(folder, config, outcome, number=number, log_path=log_path)
     send_logs(
         client,
         run_id,
@@ -92,7 +96,7 @@ def run_job(job: JobFile, options: LocalOptions) -> int:
         folder=attempt_folder(number),
         within_seconds=_SHOW_LOGS_SECONDS,
     )
-    close_run(client, run_id, end=_RUN_ENDS[outcome.outcome_class])
+    close_run(client, run_id, end=_RUN_ENDS[outcome.outcome_class], note=_note(config, outcome))
     return _report(config, outcome, run_id=run_id)
 
 
@@ -102,7 +106,7 @@ def _done_already(folder: BlobFolder, config: RunConfig, *, number: int) -> Outc
     outcome = Outcome.model_validate_json(data) if data else None
     if outcome is None or outcome.outcome_class is not OutcomeClass.DONE:
         return None
-    stored = folder.read(CONFIG_NAME)
+    stored = folder.read(f"{attempt_folder(number)}/{CONFIG_NAME}")
     same = stored is not None and json.loads(stored) == config.pipeline.to_data()
     return outcome if same else None
 
@@ -118,6 +122,7 @@ def _open_run(config: RunConfig) -> tuple[MlflowClient, str]:
                 job_name=config.job.name,
                 job_uid=config.job.uid,
                 tags=config.tracking.tags,
+                note=_NOTE_UNFINISHED.format(folder=config.output_uri),
             )
     except (UnreachableError, MlflowException) as error:
         raise InfrastructureError(
@@ -178,15 +183,29 @@ def _stopping_by_signal(stop_file: Path) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _keep(folder: BlobFolder, outcome: Outcome, *, number: int, log_path: Path) -> None:
-    """Leave outcome and log in the output folder, as a pod does."""
+def _keep(
+    folder: BlobFolder, config: RunConfig, outcome: Outcome, *, number: int, log_path: Path
+) -> None:
+    """Leave outcome and log in the output folder, as a pod does, and what the file asked for."""
     name = attempt_folder(number)
+    asked = json.dumps(config.pipeline.to_data(), indent=2)
     try:
+        folder.write(f"{name}/{CONFIG_NAME}", asked.encode())
         folder.write(f"{name}/{_LOG_NAME}", shown_tail(log_path))
         data = outcome.model_dump_json(exclude_none=True, indent=2)
         folder.write(f"{name}/outcome.json", data.encode())
     except (PipelineError, OSError) as error:
         log.warning("outcome and log could not be stored: %s", error)
+
+
+def _note(config: RunConfig, outcome: Outcome) -> str | None:
+    """What the run's page says of an end that left no summary."""
+    if outcome.outcome_class is OutcomeClass.DONE:
+        return None
+    if outcome.outcome_class is OutcomeClass.INTERRUPTED:
+        resume = _NOTE_UNFINISHED.format(folder=config.output_uri)
+        return f"**Interrupted, not failed.** {outcome.message}\n\n{resume}"
+    return f"**{outcome.reason}.** {outcome.message}"
 
 
 def _report(config: RunConfig, outcome: Outcome, *, run_id: str | None) -> int:

@@ -6,6 +6,7 @@ rich leaves colour out where NO_COLOR is set or the output is no terminal.
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sys
 from collections.abc import Iterator
 
@@ -41,6 +42,11 @@ def one_sentence_errors(*kinds: type[Exception]) -> Iterator[None]:
         fail(str(error))
         code = EXIT_USER if isinstance(error, UserError) else EXIT_FAILURE
         raise typer.Exit(code) from None
+
+
+def width() -> int | None:
+    """Columns of the terminal that data goes to; None where it goes to a program or a file."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def print_data(text: str) -> None:

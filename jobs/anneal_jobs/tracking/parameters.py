@@ -10,6 +10,8 @@ from mlflow.entities import Param, RunTag
 
 log = logging.getLogger(__name__)
 
+TAG_NOTE = "mlflow.note.content"
+"""What a run's page shows as its description, as Markdown."""
 _BATCH = 100  # MLflow's limit of parameters and of tags per request.
 _PARAMETER_CHARS = 6000
 _TAG_CHARS = 8000

@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag
 
 from anneal_jobs.tracking.flat import flatten
-from anneal_jobs.tracking.parameters import write_parameters, write_tags
+from anneal_jobs.tracking.parameters import TAG_NOTE, write_parameters, write_tags
 from anneal_jobs.tracking.registration import Registration, register
 from anneal_jobs.tracking.summary import summary_of
 from anneal_jobs.tracking.writer import Action, RunWriter
@@ -19,7 +19,6 @@ from anneal_operator.api.run_config import RunConfig
 from anneal_pipeline.stages import PipelineResult
 
 _PERPLEXITY = "responsePerplexity"
-_TAG_NOTE = "mlflow.note.content"
 _TAG_MODEL_DIGEST = "anneal.base.digest"
 _DIGEST_CHARS = 36  # MLflow's limit of a dataset digest.
 
@@ -67,7 +66,7 @@ class RunRecord:
     def end(self, writer: RunWriter, result: PipelineResult) -> None:
         """Queue the summary, the lineage that only the end knows, and the final figures."""
         self.add_dataset(writer, digest=result.dataset_digest)
-        tags = {**self._result_tags(result), _TAG_NOTE: self.summary(result)}
+        tags = {**self._result_tags(result), TAG_NOTE: self.summary(result)}
 
         def write(client: MlflowClient, run_id: str) -> None:
             write_tags(client, run_id, tags)

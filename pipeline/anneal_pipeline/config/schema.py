@@ -16,6 +16,8 @@ from pydantic.alias_generators import to_camel
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, ErrorDetails
 
+from anneal_pipeline.config.spelling import meant
+
 
 @dataclass(frozen=True, kw_only=True)
 class CelRule:
@@ -65,7 +67,7 @@ class Schema(BaseModel):
                 json.dumps(data), strict=True, by_alias=True, by_name=False
             )
         except ValidationError as e:
-            raise ConfigError(tuple(FieldFault.of(error) for error in e.errors())) from None
+            raise ConfigError(tuple(FieldFault.of(error, cls) for error in e.errors())) from None
         except (TypeError, ValueError) as e:
             raise ConfigError((FieldFault(path="", message=f"is not plain data: {e}"),)) from None
 
@@ -91,9 +93,9 @@ class FieldFault:
         return FieldFault(path=joined, message=self.message)
 
     @classmethod
-    def of(cls, error: ErrorDetails) -> "FieldFault":
+    def of(cls, error: ErrorDetails, model: type[Schema]) -> "FieldFault":
         """Translate one pydantic error into the path and sentence a user can act on."""
-        return cls(path=_path(error["loc"]), message=_message(error))
+        return cls(path=_path(error["loc"]), message=_message(error, model))
 
 
 class ConfigError(Exception):
@@ -115,10 +117,12 @@ def _path(loc: tuple[int | str, ...]) -> str:
     return path.removeprefix(".")
 
 
-def _message(error: ErrorDetails) -> str:
+def _message(error: ErrorDetails, model: type[Schema]) -> str:
     match error["type"]:
         case "extra_forbidden":
-            return "unknown field; remove it or correct its spelling (see `anneal explain`)"
+            found = meant(model, error["loc"])
+            hint = f"did you mean {found}?" if found else "remove it or correct its spelling"
+            return f"unknown field; {hint} (`anneal explain` lists all fields)"
         case "missing":
             return "is required but missing"
         case "value_error":

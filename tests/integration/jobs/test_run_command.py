@@ -70,6 +70,13 @@ def test_a_job_is_interrupted_resumed_done_and_not_done_again(folder: Path) -> N
     code, _, stderr = finish(process)
     assert code == 75, stderr
     assert "Run the same command again" in stderr
+    client = run_client(folder)
+    [run] = client.search_runs(["1"], filter_string=f"tags.`{TAG_JOB_NAME}` = 'tiny'")
+    assert run.info.status == "KILLED"
+    assert "Interrupted, not failed" in run.data.tags["mlflow.note.content"]
+    assert "The same command" in run.data.tags["mlflow.note.content"]
+    kind = client.get_experiment("1").tags["mlflow.experimentKind"]
+    assert kind == "custom_model_development"
 
     code, stdout, stderr = finish(start(folder, "--set", steps))
     assert code == 0, stderr
@@ -78,8 +85,8 @@ def test_a_job_is_interrupted_resumed_done_and_not_done_again(folder: Path) -> N
     assert "tiny/1 (alias candidate)" in stdout
     assert (folder / "anneal-runs/tiny/artifacts/adapter/adapter_model.safetensors").is_file()
 
-    client = run_client(folder)
     [run] = client.search_runs(["1"], filter_string=f"tags.`{TAG_JOB_NAME}` = 'tiny'")
+    assert "Load it" in run.data.tags["mlflow.note.content"]
     history = client.get_metric_history(run.info.run_id, "train/loss")
     assert [point.step for point in history] == list(range(1, 81))
     assert run.info.status == "FINISHED"

@@ -27,10 +27,31 @@ def test_every_fault_is_listed_at_once_with_its_path() -> None:
     assert faults(spec) == [
         "model: revision is required for hf://org/name; name the commit to train from",
         'training.epochs: got "3", but input should be a valid number',
-        "training.learning_rate: unknown field; remove it or correct its spelling "
-        "(see `anneal explain`)",
+        "training.learning_rate: unknown field; did you mean learningRate? "
+        "(`anneal explain` lists all fields)",
         "evaluation.prompts[1]: got 7, but input should be a valid string",
     ]
+
+
+@pytest.mark.parametrize(
+    ("section", "hint"),
+    [
+        pytest.param({"training": {"epohcs": 1}}, "did you mean epochs?", id="misspelt"),
+        pytest.param({"training": {"rank": 8}}, "did you mean tuning.lora.rank?", id="elsewhere"),
+        pytest.param({"lora": {"rank": 8}}, "did you mean tuning.lora?", id="section elsewhere"),
+        pytest.param({"zzz": 1}, "remove it or correct its spelling", id="like nothing"),
+        pytest.param(
+            {"dataset": {"uri": "s3://d", "split": {"validaton": 0.1}}},
+            "did you mean validation?",
+            id="within an optional object",
+        ),
+    ],
+)
+def test_an_unknown_field_is_met_with_the_one_it_resembles(
+    section: dict[str, Any], hint: str
+) -> None:
+    [fault] = faults({**SMALLEST, **section})
+    assert f"unknown field; {hint}" in fault
 
 
 def test_a_missing_section_is_named() -> None:

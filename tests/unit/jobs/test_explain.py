@@ -1,4 +1,4 @@
-from anneal_jobs.cli.explain import field_docs, select
+from anneal_jobs.cli.explain import field_docs, lines_of, select, similar
 
 
 def test_every_field_says_what_it_means() -> None:
@@ -27,3 +27,16 @@ def test_types_are_named_as_in_yaml() -> None:
 
 def test_an_unknown_field_is_not_found() -> None:
     assert select("training.nothing") == []
+
+
+def test_names_are_not_broken_where_the_terminal_is_narrow() -> None:
+    for doc in field_docs():
+        name, *description = lines_of(doc, width=60)
+        assert name.split()[0] == doc.path
+        assert " ".join(line.strip() for line in description) == doc.description
+
+
+def test_a_field_that_is_not_there_is_met_with_the_one_it_resembles() -> None:
+    assert similar("training.learning_rate") == "training.learningRate"
+    assert similar("spec.rank") == "tuning.lora.rank"
+    assert similar("zzz") is None

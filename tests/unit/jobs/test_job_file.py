@@ -58,7 +58,18 @@ def test_every_mistake_is_named_at_once_with_its_path(write) -> None:  # type: i
         pytest.param(("v1alpha1", "v1"), "expected anneal.dev/v1alpha1", id="version"),
         pytest.param(("name: support-bot", "labels: {}"), "metadata.name: is required", id="name"),
         pytest.param(("metadata:", "metadat:"), "metadat: unknown field", id="envelope"),
-        pytest.param(("spec:\n", "spec: [\n"), "is not valid YAML", id="syntax"),
+        pytest.param(("metadata:", "metadat:"), "did you mean metadata?", id="misspelt"),
+        pytest.param(("spec:\n", "training: {}\nspec:\n"), "indent it below spec", id="indent"),
+        pytest.param(
+            ("{name: support-bot}", "\n  name: support: bot"),
+            "line 5, column 16 is not valid YAML: mapping values are not allowed here; the line is: "
+            "name: support: bot",
+            id="syntax",
+        ),
+        pytest.param(("spec:\n", "spec: [\n"), "is not valid YAML", id="bracket"),
+        pytest.param(
+            ("{name: support-bot}", "\n\tname: x"), "indent with spaces, not tabs", id="tab"
+        ),
         pytest.param(("uri: ./model", "name: x"), "spec.model.uri: is required", id="missing"),
     ],
 )
