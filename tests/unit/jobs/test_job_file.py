@@ -62,8 +62,8 @@ def test_every_mistake_is_named_at_once_with_its_path(write) -> None:  # type: i
         pytest.param(("spec:\n", "training: {}\nspec:\n"), "indent it below spec", id="indent"),
         pytest.param(
             ("{name: support-bot}", "\n  name: support: bot"),
-            "line 5, column 16 is not valid YAML: mapping values are not allowed here; the line is: "
-            "name: support: bot",
+            "line 5, column 16 is not valid YAML: mapping values are not allowed here; "
+            "the line is: name: support: bot",
             id="syntax",
         ),
         pytest.param(("spec:\n", "spec: [\n"), "is not valid YAML", id="bracket"),
