@@ -17,7 +17,7 @@ from anneal_pipeline.data.prepare import PreparedData, prepare_data
 from anneal_pipeline.data.tokens import generation_eos, stop_token_ids
 from anneal_pipeline.errors import NOTHING_TO_WATCH, StopRequestedError, UserError
 from anneal_pipeline.evaluation.perplexity import ROWS_PER_GROUP, Evaluator
-from anneal_pipeline.model.adapters import trainable_parameters
+from anneal_pipeline.model.adapters import kept_parameters
 from anneal_pipeline.model.folder import check_model_folder, model_digest
 from anneal_pipeline.model.four_bit import BaseForm, choose_base_form
 from anneal_pipeline.model.loading import TunedModel, load_tokenizer, load_tuned_model
@@ -137,7 +137,7 @@ def _take_up(opened: Opened) -> None:
         return
     opened.state = restore(
         saved,
-        parameters=trainable_parameters(opened.tuned.model),
+        parameters=kept_parameters(opened.tuned.model),
         optimizer=opened.optimizer,
         config=inputs.config,
         dataset_digest=opened.data.report.digest,

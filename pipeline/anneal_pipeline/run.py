@@ -10,7 +10,7 @@ from pathlib import Path
 from anneal_pipeline.evaluation.compare import Comparison
 from anneal_pipeline.evaluation.report import BASE, TUNED
 from anneal_pipeline.export.adapter import verify_adapter, write_adapter, write_artifact_manifest
-from anneal_pipeline.model.adapters import trainable_parameters
+from anneal_pipeline.model.adapters import kept_parameters
 from anneal_pipeline.observer import (
     EVENT_WARNING,
     STAGE_BASELINE,
@@ -153,7 +153,7 @@ def open_run(inputs: Inputs) -> Run:
         checkpoints=inputs.checkpoints,
         saver=Saver(
             config=inputs.config,
-            parameters=trainable_parameters(opened.tuned.model),
+            parameters=kept_parameters(opened.tuned.model),
             optimizer=opened.optimizer,
             evaluation_limit=opened.evaluator.limit,
             checkpoints=inputs.checkpoints,

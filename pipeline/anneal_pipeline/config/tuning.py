@@ -16,9 +16,31 @@ ALL_MLP = "all-mlp"
 
 Rank = Annotated[int, Field(ge=1, le=1024)]
 
+DEFAULT = "default"
+GAUSSIAN = "gaussian"
+ORTHOGONAL = "orthogonal"
+LOFTQ = "loftq"
+PISSA = "pissa"
+Initialization = Annotated[
+    str,
+    Field(
+        max_length=16,
+        pattern=rf"^({DEFAULT}|{GAUSSIAN}|{ORTHOGONAL}|{LOFTQ}|{PISSA}(_niter_[1-9][0-9]?)?)$",
+    ),
+]
+
 
 class LoraConfig(Schema):
     """The adapters (Hu et al. 2021, LoRA; names as in PEFT)."""
+
+    cel_rules: ClassVar[tuple[CelRule, ...]] = (
+        CelRule(
+            rule="!has(self.useDora) || !self.useDora || !has(self.initialization)"
+            " || !(self.initialization == 'loftq' || self.initialization.startsWith('pissa'))",
+            message="initialization loftq and pissa exclude useDora, whose magnitudes would be "
+            "those of other weights; remove one of them",
+        ),
+    )
 
     rank: Rank = 16
     """Rank of the two adapter matrices; 8 to 64 is usual."""
@@ -38,12 +60,31 @@ class LoraConfig(Schema):
     """Scale by alpha / sqrt(rank) (Kalajdzievski 2023, rsLoRA): steadier at high rank."""
     use_dora: bool = False
     """Train direction and magnitude apart (Liu et al. 2024, DoRA): slower, often better."""
+    initialization: Initialization = DEFAULT
+    """How the adapters begin. default (A at random, B zero), gaussian (A from a normal
+    distribution), orthogonal (even ranks) and pissa (Meng et al. 2024: begins at the strongest
+    directions of each weight; pissa_niter_4 to pissa_niter_16 find them faster and less exactly)
+    leave the model as it is; the last two are for method lora alone. loftq (Li et al. 2023) takes
+    up what the 4-bit weights have lost, and is for method qlora alone."""
     bias: Literal["none", "all", "lora_only"] = "none"
     """Which bias terms are trained beside the adapters."""
     modules_to_save: tuple[ModuleName, ...] = Field(default=(), max_length=16)
     """Modules trained and saved in full, named as in targetModules; for example embed_tokens and
     lm_head for tokens that the model hardly knows. Tied weights stay one. Only what is not held in
     4 bits, and gets no adapter."""
+
+    @property
+    def is_pissa(self) -> bool:
+        return self.initialization.startswith(PISSA)
+
+    @model_validator(mode="after")
+    def _magnitudes_are_of_the_base(self) -> Self:
+        if self.use_dora and (self.is_pissa or self.initialization == LOFTQ):
+            raise ValueError(
+                f"initialization {self.initialization} excludes useDora, whose magnitudes would be "
+                "those of other weights; remove one of them"
+            )
+        return self
 
 
 class QuantizationConfig(Schema):
@@ -71,6 +112,21 @@ class TuningConfig(Schema):
             message="tuning.quantization.type and doubleQuant have no effect for method lora; "
             "remove them",
         ),
+        CelRule(
+            rule="!has(self.lora) || !has(self.lora.initialization)"
+            " || (has(self.method) && self.method == 'lora')"
+            " || !(self.lora.initialization == 'orthogonal'"
+            " || self.lora.initialization.startsWith('pissa'))",
+            message="tuning.lora.initialization orthogonal and pissa need weights that are not "
+            "held in 4 bits; use loftq or default, or method lora",
+        ),
+        CelRule(
+            rule="!has(self.lora) || !has(self.lora.initialization)"
+            " || self.lora.initialization != 'loftq' || !has(self.method)"
+            " || self.method == 'qlora'",
+            message="tuning.lora.initialization loftq corrects 4-bit weights and has no effect for "
+            "method lora; remove it",
+        ),
     )
 
     method: Literal["qlora", "lora"] = "qlora"
@@ -88,5 +144,20 @@ class TuningConfig(Schema):
         if self.method == "lora" and (held.type != "nf4" or not held.double_quant):
             raise ValueError(
                 "quantization.type and doubleQuant have no effect for method lora; remove them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _initialization_fits_the_base(self) -> Self:
+        chosen = self.lora.initialization
+        if (self.lora.is_pissa or chosen == ORTHOGONAL) and self.method != "lora":
+            raise ValueError(
+                f"lora.initialization {chosen} needs weights that are not held in 4 bits; use "
+                "loftq or default, or method lora"
+            )
+        if chosen == LOFTQ and self.method != "qlora":
+            raise ValueError(
+                "lora.initialization loftq corrects 4-bit weights and has no effect for method "
+                "lora; remove it"
             )
         return self

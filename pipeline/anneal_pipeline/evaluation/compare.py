@@ -19,6 +19,7 @@ from anneal_pipeline.evaluation.answers import (
 )
 from anneal_pipeline.evaluation.perplexity import LOSS, RESPONSE_PERPLEXITY, Evaluator
 from anneal_pipeline.evaluation.report import BASE, TUNED, AnswerPair, ComparisonReport
+from anneal_pipeline.model.beginning import base_alone
 from anneal_pipeline.observer import EvaluationReport, Observer
 from anneal_pipeline.training.state import Evaluated, RunState
 
@@ -40,7 +41,7 @@ class Comparison:
             return True
         began = self.clock()
         if subject == BASE:
-            with self.evaluator.model.disable_adapter():
+            with base_alone(self.evaluator.model):
                 measured = self.evaluator.measure(self.data.splits[split], stage=stage)
         else:
             measured = self.evaluator.measure(self.data.splits[split], stage=stage)
@@ -86,7 +87,7 @@ class Comparison:
         tuned = self._answer(questions)
         base: list[str | None] = [None] * len(questions)
         if self.config.evaluation.baseline:
-            with self.evaluator.model.disable_adapter():
+            with base_alone(self.evaluator.model):
                 base = list(self._answer(questions))
         return tuple(
             AnswerPair(prompt=q.prompt, reference=q.reference, base=b, tuned=t)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -17,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from anneal_pipeline.checkpoint.manifest import MANIFEST_NAME, list_entries
 from anneal_pipeline.config.model import ModelConfig
 from anneal_pipeline.errors import PipelineError
+from anneal_pipeline.model.beginning import BEGINNING, TRAINED, activate, joined
 
 WEIGHTS_NAME = "adapter_model.safetensors"
 GENERATION_NAME = "generation_config.json"
@@ -62,9 +65,12 @@ def adapter_weights(model: PeftModel) -> dict[str, torch.Tensor]:
     Embeddings and head that are one weight are written under both names, so that every loader gets
     both; PEFT makes them one again.
     """
+    found = get_peft_model_state_dict(model, save_embedding_layers=False)
+    if BEGINNING in model.peft_config:
+        found = joined(found, get_peft_model_state_dict(model, adapter_name=BEGINNING))
     weights: dict[str, torch.Tensor] = {}
     known: set[int] = set()
-    for name, tensor in get_peft_model_state_dict(model, save_embedding_layers=False).items():
+    for name, tensor in found.items():
         whole = tensor.detach().cpu().contiguous()
         weights[name] = whole.clone() if whole.data_ptr() in known else whole
         known.add(whole.data_ptr())
@@ -73,7 +79,7 @@ def adapter_weights(model: PeftModel) -> dict[str, torch.Tensor]:
 
 def _write_config(folder: Path, *, model: PeftModel, base: ModelConfig) -> None:
     """The PEFT config with the model's own name in place of the folder it was loaded from."""
-    config = model.peft_config["default"]
+    config = model.peft_config[TRAINED]
     local = (config.base_model_name_or_path, config.revision, config.inference_mode)
     config.base_model_name_or_path = base.uri.removeprefix("hf://")
     config.revision = base.revision
@@ -86,7 +92,19 @@ def _write_config(folder: Path, *, model: PeftModel, base: ModelConfig) -> None:
     fields = json.loads(path.read_text())
     # PEFT keeps target modules in a set, whose order differs from process to process.
     fields["target_modules"] = sorted(fields["target_modules"])
+    if BEGINNING in model.peft_config:
+        fields |= _of_twice_the_rank(fields)
     path.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n")
+
+
+def _of_twice_the_rank(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes an adapter of both the trained one and its beginning, scaled as they were."""
+    growth = math.sqrt(2.0) if fields["use_rslora"] else 2.0
+    return {
+        "r": 2 * fields["r"],
+        "lora_alpha": growth * fields["lora_alpha"],
+        "rank_pattern": {name: 2 * rank for name, rank in fields["rank_pattern"].items()},
+    }
 
 
 def verify_adapter(folder: Path, *, model: PeftModel, ids: torch.Tensor) -> None:
@@ -102,7 +120,7 @@ def verify_adapter(folder: Path, *, model: PeftModel, ids: torch.Tensor) -> None
         model.set_adapter(_RELOADED)
         _tie_reloaded(model)
         got = model(input_ids=ids).logits.float()
-    model.set_adapter("default")
+    activate(model)
     model.delete_adapter(_RELOADED)
     model.train(was_training)
     difference = float((want - got).abs().max())
@@ -115,7 +133,7 @@ def verify_adapter(folder: Path, *, model: PeftModel, ids: torch.Tensor) -> None
 
 def _tie_reloaded(model: PeftModel) -> None:
     """Give the second adapter's head the second adapter's embeddings, as a fresh load does."""
-    if not model.peft_config["default"].ensure_weight_tying:
+    if not model.peft_config[TRAINED].ensure_weight_tying:
         return
     base = model.get_base_model()
     head = base.get_output_embeddings()

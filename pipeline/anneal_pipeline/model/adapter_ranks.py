@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from anneal_pipeline.config.tuning import LoraConfig
+from anneal_pipeline.config.tuning import ORTHOGONAL, LoraConfig
 from anneal_pipeline.errors import ADAPTER_IMPOSSIBLE, TARGET_MODULES_NOT_FOUND, UserError
 from anneal_pipeline.model.layers import Layer, kinds
 
@@ -29,6 +29,12 @@ def check_ranks(layers: Sequence[Layer], config: LoraConfig) -> None:
                 f"tuning.lora gives {layer.name} rank {rank}, more than a weight of "
                 f"{layer.out_features} x {layer.in_features} has; lower tuning.lora.rank to "
                 f"{layer.max_rank} or give this module its own in rankPattern",
+            )
+        if rank % 2 and config.initialization == ORTHOGONAL:
+            raise UserError(
+                ADAPTER_IMPOSSIBLE,
+                f"tuning.lora gives {layer.name} rank {rank}, but initialization {ORTHOGONAL} "
+                "needs an even rank; change the rank, or use initialization default",
             )
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel, get_peft_model
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from anneal_pipeline.config.tuning import LoraConfig
+from anneal_pipeline.config.tuning import GAUSSIAN, ORTHOGONAL, LoraConfig
+from anneal_pipeline.model.beginning import begin_at_principal_directions, is_beginning
 from anneal_pipeline.model.targets import Targets
 from anneal_pipeline.model.whole_modules import choose_whole_modules, touches_tied_weight
 
@@ -29,12 +32,22 @@ def add_adapters(
         rank_pattern=dict(config.rank_pattern),
         use_rslora=config.use_rslora,
         use_dora=config.use_dora,
+        init_lora_weights=_peft_initialization(config),
         bias=config.bias,
         modules_to_save=whole or None,
         ensure_weight_tying=touches_tied_weight(model, whole),
     )
     torch.manual_seed(seed)
-    return get_peft_model(model, peft_config, autocast_adapter_dtype=True)
+    tuned = get_peft_model(model, peft_config, autocast_adapter_dtype=True)
+    if config.is_pissa:
+        begin_at_principal_directions(tuned, config.initialization)
+    return tuned
+
+
+def _peft_initialization(config: LoraConfig) -> Any:
+    """What PEFT can do by itself: loftq and pissa come after it."""
+    by_itself = config.initialization in (GAUSSIAN, ORTHOGONAL)
+    return config.initialization if by_itself else True
 
 
 def _holds_weights_transposed(model: PreTrainedModel, targets: Targets) -> bool:
@@ -45,6 +58,13 @@ def _holds_weights_transposed(model: PreTrainedModel, targets: Targets) -> bool:
 def trainable_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     """What is trained, by name, in a stable order."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def kept_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    """What a checkpoint holds: what is trained, and what it began at where that is taken off."""
+    return {
+        name: p for name, p in model.named_parameters() if p.requires_grad or is_beginning(name)
+    }
 
 
 def count_parameters(model: torch.nn.Module) -> tuple[int, int]:

@@ -7,9 +7,9 @@ not; adapters with their gradients and moments below 20 % of the base's memory a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from anneal_pipeline.config.tuning import LoraConfig
+from anneal_pipeline.config.tuning import DEFAULT, GAUSSIAN, LoraConfig
 from anneal_pipeline.model.layers import Layer, kinds
 
 SHARE_MAX = 0.05
@@ -59,10 +59,23 @@ def _scale_advice(config: LoraConfig) -> Iterator[str]:
 
 def experts_left_out(layers: tuple[Layer, ...], config: LoraConfig) -> str:
     """Said when found experts get no adapter."""
-    option = "useDora is on" if config.use_dora else f"dropout is {config.dropout:g}"
-    if config.use_dora and config.dropout > 0:
-        option = f"dropout is {config.dropout:g} and useDora on"
+    options = [f"dropout is {config.dropout:g}"] if config.dropout > 0 else []
+    options += ["useDora is on"] if config.use_dora else []
+    if config.initialization not in (DEFAULT, GAUSSIAN):
+        options.append(f"initialization is {config.initialization}")
+    option = " and ".join(options)
     return (
         f"The stacked experts ({kinds(layer.name for layer in layers)}) get no adapter because "
         f"tuning.lora.{option}, which cannot be applied to them; without it they are trained too"
+    )
+
+
+def experts_left_whole(layers: Sequence[Layer], *, num_parameters: int) -> str:
+    """Said when a base in 4 bits has weights that bitsandbytes cannot hold in 4 bits."""
+    count = sum(layer.num_experts * layer.in_features * layer.out_features for layer in layers)
+    share = count / num_parameters
+    return (
+        f"The stacked experts ({kinds(layer.name for layer in layers)}) stay unquantised: "
+        f"{count:,} of {num_parameters:,} parameters ({share:.0%}) are not held in 4 bits, because "
+        "bitsandbytes quantises linear layers only; plan the memory for them"
     )

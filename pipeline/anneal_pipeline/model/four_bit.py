@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
-from anneal_pipeline.config.tuning import TuningConfig
+from anneal_pipeline.config.tuning import LOFTQ, TuningConfig
 from anneal_pipeline.errors import QUANTIZATION_UNAVAILABLE, UserError
 
 PACKAGE = "bitsandbytes"
@@ -38,11 +38,12 @@ def choose_base_form(tuning: TuningConfig, *, device: torch.device) -> BaseForm:
     if fault is None:
         return BaseForm(in_4_bit=True)
     if tuning.fallback == "allow":
+        began = ", begun as default," if tuning.lora.initialization == LOFTQ else ""
         return BaseForm(
             in_4_bit=False,
-            notice=f"4-bit quantisation is not available: {fault}. Going on as plain LoRA over the "
-            "unquantised base, because tuning.fallback is allow: it needs about four times the "
-            "memory for weights",
+            notice=f"4-bit quantisation is not available: {fault}. Going on as plain LoRA{began} "
+            "over the unquantised base, because tuning.fallback is allow: it needs about four "
+            "times the memory for weights",
         )
     raise UserError(
         QUANTIZATION_UNAVAILABLE,

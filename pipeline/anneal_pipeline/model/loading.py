@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,15 @@ from transformers import (
 )
 
 from anneal_pipeline.config.pipeline import PipelineConfig
-from anneal_pipeline.config.tuning import LoraConfig
+from anneal_pipeline.config.tuning import LOFTQ, LoraConfig
 from anneal_pipeline.device import compute_dtype
 from anneal_pipeline.errors import MODEL_UNSUPPORTED, UserError
 from anneal_pipeline.model.adapters import add_adapters, count_parameters
-from anneal_pipeline.model.advice import advice, experts_left_out
+from anneal_pipeline.model.advice import advice, experts_left_out, experts_left_whole
 from anneal_pipeline.model.folder import CONFIG_NAME
 from anneal_pipeline.model.four_bit import BaseForm, choose_base_form
-from anneal_pipeline.model.targets import Targets, choose_targets
+from anneal_pipeline.model.layers import Layer
+from anneal_pipeline.model.targets import Targets, choose_targets, list_layers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +84,10 @@ def load_tuned_model(
     if config.training.gradient_checkpointing:
         base.activation_checkpointing_enable({"use_reentrant": False})
     targets = choose_targets(base, config.tuning.lora)
+    stacks = [layer for layer in list_layers(base) if layer.num_experts] if form.in_4_bit else []
     tuned = add_adapters(base, config.tuning.lora, targets=targets, seed=config.training.seed)
+    if form.in_4_bit and config.tuning.lora.initialization == LOFTQ:
+        _take_up_losses(tuned, folder)
     trainable, total = count_parameters(tuned)
     return TunedModel(
         model=tuned,
@@ -95,15 +99,19 @@ def load_tuned_model(
         method=form.method,
         warnings=(
             *([form.notice] if form.notice else []),
-            *_warnings(config.tuning.lora, tuned, targets=targets),
+            *_warnings(config.tuning.lora, tuned, targets=targets, unquantised=stacks),
         ),
     )
 
 
-def _warnings(config: LoraConfig, tuned: PeftModel, *, targets: Targets) -> Iterator[str]:
+def _warnings(
+    config: LoraConfig, tuned: PeftModel, *, targets: Targets, unquantised: Sequence[Layer]
+) -> Iterator[str]:
+    trainable, total = count_parameters(tuned)
+    if unquantised:
+        yield experts_left_whole(unquantised, num_parameters=total)
     if targets.left_out:
         yield experts_left_out(targets.left_out, config)
-    trainable, total = count_parameters(tuned)
     frozen = (p for p in tuned.parameters() if not p.requires_grad)
     yield from advice(
         config,
@@ -124,6 +132,12 @@ def _keep_trainable(base: PreTrainedModel) -> None:
     from anneal_pipeline.model.quantization import keep_trainable
 
     keep_trainable(base)
+
+
+def _take_up_losses(tuned: PeftModel, folder: Path) -> None:
+    from anneal_pipeline.model.loftq import take_up_losses
+
+    take_up_losses(tuned, folder)
 
 
 def load_base(

@@ -14,7 +14,14 @@ import torch
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from anneal_pipeline.config.tuning import ALL_ATTENTION, ALL_LINEAR, ALL_MLP, LoraConfig
+from anneal_pipeline.config.tuning import (
+    ALL_ATTENTION,
+    ALL_LINEAR,
+    ALL_MLP,
+    DEFAULT,
+    GAUSSIAN,
+    LoraConfig,
+)
 from anneal_pipeline.errors import ADAPTER_IMPOSSIBLE, TARGET_MODULES_NOT_FOUND, UserError
 from anneal_pipeline.model.adapter_ranks import check_ranks
 from anneal_pipeline.model.layers import Layer, kinds
@@ -143,6 +150,8 @@ def _reason_against_experts(config: LoraConfig) -> str | None:
         return f"tuning.lora.dropout {config.dropout:g}; set dropout to 0"
     if config.use_dora:
         return "tuning.lora.useDora; set it to false"
+    if config.initialization not in (DEFAULT, GAUSSIAN):
+        return f"tuning.lora.initialization {config.initialization}; use {DEFAULT}"
     return None
 
 

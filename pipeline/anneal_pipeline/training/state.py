@@ -105,7 +105,7 @@ def _moments(
     return {
         f"{name}|{key}": value.detach().cpu().contiguous()
         for name, parameter in parameters.items()
-        for key, value in optimizer.state[parameter].items()
+        for key, value in optimizer.state.get(parameter, {}).items()
     }
 
 

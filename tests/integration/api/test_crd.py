@@ -157,6 +157,24 @@ REFUSED = [
         id="4-bit type for plain lora",
     ),
     *(
+        pytest.param(
+            "tuning.lora.initialization", name, "not held in 4 bits", id=f"{name} for 4-bit weights"
+        )
+        for name in ("orthogonal", "pissa", "pissa_niter_16")
+    ),
+    pytest.param(
+        "tuning",
+        {"method": "lora", "lora": {"initialization": "loftq"}},
+        "corrects 4-bit weights",
+        id="loftq for plain lora",
+    ),
+    pytest.param(
+        "tuning.lora",
+        {"initialization": "loftq", "useDora": True},
+        "exclude useDora",
+        id="loftq and DoRA",
+    ),
+    *(
         pytest.param("tracking.alias", alias, "which MLflow reserves", id=f"alias {alias}")
         for alias in ("latest", "Latest", "v3", "V12")
     ),
@@ -190,6 +208,10 @@ TAKEN = [
         "dataset.split",
         {"train": 0.7, "validation": 0.1999995, "test": 0.1},
         id="split that adds up within 1e-6",
+    ),
+    pytest.param("tuning.lora.initialization", "loftq", id="loftq"),
+    pytest.param(
+        "tuning", {"method": "lora", "lora": {"initialization": "pissa_niter_8"}}, id="pissa"
     ),
     pytest.param("tracking.alias", "v2-candidate", id="alias that resembles a version"),
     pytest.param(

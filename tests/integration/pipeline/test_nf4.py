@@ -14,6 +14,7 @@ import pytest
 import torch
 from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Linear4bit
+from transformers import MixtralConfig, MixtralForCausalLM
 
 from anneal_pipeline.errors import UserError
 from anneal_pipeline.model.adapters import trainable_parameters
@@ -132,3 +133,26 @@ def test_gradient_checkpointing_changes_no_gradient(kit: ModuleType, model_dir: 
         grads.append({n: p.grad for n, p in trainable_parameters(tuned.model).items()})
     for name, want in grads[0].items():
         assert torch.equal(grads[1][name], want), name
+
+
+def test_experts_that_bitsandbytes_cannot_hold_in_4_bits_are_told(
+    kit: ModuleType, tmp_path: Path
+) -> None:
+    kit.make_tokenizer().save_pretrained(tmp_path)
+    config = MixtralConfig(
+        vocab_size=340,
+        hidden_size=64,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        num_local_experts=4,
+    )
+    MixtralForCausalLM(config).save_pretrained(tmp_path)
+    lora = {"rank": 4, "dropout": 0.0, "targetModules": ["q_proj", "v_proj"]}
+    job = kit.make_config(tuning={"method": "qlora", "lora": lora})
+    loaded = load_tuned_model(job, folder=tmp_path, device=CPU)
+    experts = loaded.model.get_base_model().model.layers[0].mlp.experts
+    assert {p.dtype for p in experts.parameters()} == {torch.float32}
+    count = sum(p.numel() for p in experts.parameters())
+    assert f"{count:,} of {loaded.num_parameters:,} parameters" in loaded.warnings[0]

@@ -86,6 +86,7 @@ FILES: dict[str, dict[str, str]] = {
         "tuning.lora.useRslora": "config.use_rslora",
         "tuning.lora.useDora": "config.use_dora",
         "tuning.lora.modulesToSave": "config.modules_to_save",
+        "tuning.lora.initialization": "config.initialization",
     },
     f"{PIPELINE}/model/targets.py": {"tuning.lora.targetModules": "config.target_modules"},
     f"{PIPELINE}/model/quantization.py": {

@@ -142,6 +142,41 @@ def test_settings_of_the_4_bit_base_are_refused_for_plain_lora(
     ]
 
 
+@pytest.mark.parametrize(
+    ("tuning", "want"),
+    [
+        *(
+            (
+                {"lora": {"initialization": name}},
+                f"tuning: lora.initialization {name} needs weights that are not held in 4 bits; "
+                "use loftq or default, or method lora",
+            )
+            for name in ("orthogonal", "pissa", "pissa_niter_4")
+        ),
+        (
+            {"method": "lora", "lora": {"initialization": "loftq"}},
+            "tuning: lora.initialization loftq corrects 4-bit weights and has no effect for method "
+            "lora; remove it",
+        ),
+        (
+            {"lora": {"initialization": "loftq", "useDora": True}},
+            "tuning.lora: initialization loftq excludes useDora, whose magnitudes would be those "
+            "of other weights; remove one of them",
+        ),
+    ],
+)
+def test_a_beginning_that_does_not_fit_the_base_is_refused(
+    tuning: dict[str, Any], want: str
+) -> None:
+    assert faults({**SMALLEST, "tuning": tuning}) == [want]
+
+
+@pytest.mark.parametrize("name", ["pissa_niter_0", "pissa_niter_100", "loftQ", "zeros"])
+def test_an_unknown_beginning_is_refused(name: str) -> None:
+    [fault] = faults({**SMALLEST, "tuning": {"lora": {"initialization": name}}})
+    assert fault.startswith(f'tuning.lora.initialization: got "{name}"')
+
+
 def test_a_profile_whose_default_breaks_its_own_limit_is_refused() -> None:
     profile = {
         "images": {"trainer": "t"},

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from anneal_pipeline.config.tuning import LoraConfig
-from anneal_pipeline.model.advice import advice
+from anneal_pipeline.model.advice import advice, experts_left_out, experts_left_whole
+from anneal_pipeline.model.layers import Layer
+from anneal_pipeline.model.roles import Role
 
 
 def warnings_of(*, trainable: int = 10, base_bytes: int = 2000, **lora: Any) -> list[str]:
@@ -19,6 +21,31 @@ def warnings_of(*, trainable: int = 10, base_bytes: int = 2000, **lora: Any) -> 
             base_bytes=base_bytes,
         )
     )
+
+
+EXPERTS = (
+    Layer(name="0.mlp.up", role=Role.EXPERT, in_features=5, out_features=4, num_experts=3),
+    Layer(name="1.mlp.up", role=Role.EXPERT, in_features=5, out_features=4, num_experts=3),
+)
+
+
+def test_experts_that_stay_unquantised_are_told_with_their_share() -> None:
+    said = experts_left_whole(EXPERTS, num_parameters=200)
+    assert "(up (2)) stay unquantised: 120 of 200 parameters (60%)" in said
+
+
+@pytest.mark.parametrize(
+    ("lora", "said"),
+    [
+        ({"dropout": 0.1}, "tuning.lora.dropout is 0.1, which"),
+        ({"dropout": 0.1, "useDora": True}, "dropout is 0.1 and useDora is on, which"),
+        ({"dropout": 0.0, "initialization": "pissa"}, "lora.initialization is pissa, which"),
+    ],
+)
+def test_experts_without_an_adapter_are_told_with_the_reason(
+    lora: dict[str, Any], said: str
+) -> None:
+    assert said in experts_left_out(EXPERTS, LoraConfig.parse(lora))
 
 
 def test_the_defaults_at_one_percent_are_usual() -> None:

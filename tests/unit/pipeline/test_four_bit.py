@@ -46,7 +46,12 @@ class TestWithoutBitsandbytes:
         form = form_of(fallback="allow")
         assert form.method == "lora"
         assert form.notice is not None
-        assert "Going on as plain LoRA" in form.notice
+        assert "Going on as plain LoRA over the unquantised base" in form.notice
+
+    def test_loftq_has_nothing_to_correct_there(self) -> None:
+        form = form_of(fallback="allow", lora={"initialization": "loftq"})
+        assert form.notice is not None
+        assert "Going on as plain LoRA, begun as default, over the" in form.notice
 
 
 def test_a_build_that_does_not_fit_is_told_with_both_versions(

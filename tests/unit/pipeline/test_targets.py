@@ -143,6 +143,11 @@ class TestNamedTargets:
         kept = lora(rank=32, rankPattern={"k_proj": 16, "v_proj": 16})
         assert len(choose_targets(make_family("llama"), kept).modules) == 14
 
+    def test_orthogonal_beginnings_need_an_even_rank(self) -> None:
+        config = lora(initialization="orthogonal", rank=8, rankPattern={"v_proj": 3})
+        with pytest.raises(UserError, match=r"v_proj rank 3, but initialization orthogonal needs"):
+            choose_targets(make_family("llama"), config)
+
 
 @pytest.mark.parametrize("name", MIXTURES)
 class TestExperts:
@@ -152,7 +157,9 @@ class TestExperts:
         assert {layer.role for layer in chosen.left_out} == {Role.EXPERT}
         assert len(chosen.left_out) == 4
 
-    @pytest.mark.parametrize("option", [{"dropout": 0.05}, {"useDora": True}])
+    @pytest.mark.parametrize(
+        "option", [{"dropout": 0.05}, {"useDora": True}, {"initialization": "pissa"}]
+    )
     def test_named_experts_that_cannot_be_had_are_refused(
         self, name: str, option: dict[str, Any]
     ) -> None:

@@ -1,0 +1,181 @@
+"""Adapters that do not begin as nothing: right at the first step, and right in what is exported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from anneal_pipeline.config.pipeline import PipelineConfig
+from anneal_pipeline.export.adapter import write_adapter
+from anneal_pipeline.model.adapters import trainable_parameters
+from anneal_pipeline.model.beginning import base_alone
+from anneal_pipeline.model.loading import TunedModel, load_tokenizer, load_tuned_model
+from anneal_pipeline.model.quantization import keep_trainable, quantization_settings
+from anneal_pipeline.training.batches import Batch
+from anneal_pipeline.training.loss import LogitsPath, sum_of_losses
+
+CPU = torch.device("cpu")
+IDS = torch.randint(4, 300, (2, 16), generator=torch.Generator().manual_seed(1))
+WEIGHTS = "adapter_model.safetensors"
+PLAIN = ("gaussian", "orthogonal", "pissa", "pissa_niter_4")
+ALL = [*(("lora", name) for name in PLAIN), ("qlora", "gaussian"), ("qlora", "loftq")]
+
+
+@pytest.fixture(scope="module")
+def folder(kit: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Wide enough for 4-bit blocks, with weights that are worth decomposing."""
+    made: Path = kit.write_model(tmp_path_factory.mktemp("wide"), hidden=64, spread=0.1)
+    return made
+
+
+@pytest.fixture(scope="module")
+def rows(kit: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path: Path = kit.write_rows(tmp_path_factory.mktemp("rows") / "rows.jsonl", kit.sums(16))
+    return path
+
+
+def config_of(kit: ModuleType, method: str, name: str, **lora: Any) -> PipelineConfig:
+    chosen = {"rank": 4, "alpha": 12.0, "dropout": 0.1, "initialization": name, **lora}
+    config: PipelineConfig = kit.make_config(
+        tuning={"method": method, "lora": chosen},
+        training={"maxSteps": 4},
+        checkpoint={"everySteps": 2},
+        evaluation={"numGenerations": 1},
+    )
+    return config
+
+
+def load(kit: ModuleType, folder: Path, method: str, name: str, **lora: Any) -> TunedModel:
+    return load_tuned_model(config_of(kit, method, name, **lora), folder=folder, device=CPU)
+
+
+def logits(model: Any) -> torch.Tensor:
+    model.eval()
+    with torch.no_grad():
+        found: torch.Tensor = model(input_ids=IDS).logits
+    model.train()
+    return found
+
+
+def base_of(kit: ModuleType, folder: Path, method: str) -> Any:
+    """The base as plain transformers load it; in 4 bits with the kernels of training."""
+    options: dict[str, Any] = {}
+    if method == "qlora":
+        held = config_of(kit, method, "default").tuning.quantization
+        options["quantization_config"] = quantization_settings(held, compute=torch.float32)
+    base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **options)
+    keep_trainable(base)
+    return base
+
+
+def train_a_little(tuned: TunedModel) -> None:
+    sgd = torch.optim.SGD(trainable_parameters(tuned.model).values(), lr=0.05)
+    path = LogitsPath(tuned.model)
+    batch = Batch(ids=IDS, attention_mask=torch.ones_like(IDS), labels=IDS)
+    for _ in range(3):
+        sgd.zero_grad()
+        sum_of_losses(path(batch)).backward()
+        sgd.step()
+
+
+@pytest.mark.parametrize(("method", "name"), ALL)
+def test_before_the_first_step_the_model_is_the_base(
+    kit: ModuleType, folder: Path, method: str, name: str
+) -> None:
+    tuned = load(kit, folder, method, name)
+    want = logits(base_of(kit, folder, method))
+    got = logits(tuned.model)
+    with base_alone(tuned.model):
+        assert torch.equal(logits(tuned.model), want)
+    if name != "loftq":
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("method", "name"), ALL)
+def test_every_trained_matrix_learns_and_the_export_gives_its_logits_on_the_original_base(
+    kit: ModuleType, folder: Path, tmp_path: Path, method: str, name: str
+) -> None:
+    lora = {"rankPattern": {"q_proj": 2}, "useRslora": name == "pissa"}
+    tuned = load(kit, folder, method, name, **lora)
+    with base_alone(tuned.model):
+        logits(tuned.model)  # what was frozen has to stay frozen after it
+    before = {n: p.detach().clone() for n, p in tuned.model.named_parameters()}
+    parameters = trainable_parameters(tuned.model)
+    assert len(parameters) == 2 * 14
+    train_a_little(tuned)
+    moved = {n for n, p in tuned.model.named_parameters() if not torch.equal(p, before[n])}
+    assert moved == set(parameters)
+    write_adapter(
+        tmp_path,
+        model=tuned.model,
+        base=config_of(kit, method, name).model,
+        tokenizer=load_tokenizer(folder),
+        stop_ids=[3],
+    )
+    want = logits(tuned.model)
+    got = logits(PeftModel.from_pretrained(base_of(kit, folder, method), tmp_path))
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+    assert (want - logits(base_of(kit, folder, method))).abs().max() > 0.01
+
+
+@pytest.mark.parametrize(("method", "name"), [("lora", "pissa"), ("qlora", "loftq")])
+def test_a_run_that_is_stopped_goes_on_to_the_same_bits_and_its_export_is_verified(
+    kit: ModuleType, tmp_path: Path, folder: Path, rows: Path, method: str, name: str
+) -> None:
+    config = config_of(kit, method, name)
+    whole = kit.run(tmp_path / "whole", config, model_dir=folder, rows=rows)
+    observer = kit.RecordingObserver(stop_at=3)
+    cut = kit.run(tmp_path / "cut", config, model_dir=folder, rows=rows, observer=observer)
+    assert cut.interrupted
+    resumed = kit.run(tmp_path / "cut", config, model_dir=folder, rows=rows, attempt=2)
+    want, got = load_file(whole.adapter_dir / WEIGHTS), load_file(resumed.adapter_dir / WEIGHTS)
+    assert want.keys() == got.keys()
+    assert [key for key in want if not torch.equal(want[key], got[key])] == []
+    assert resumed.base_metrics == whole.base_metrics
+
+
+def test_what_pissa_began_at_is_taken_from_the_checkpoint_not_found_anew(
+    kit: ModuleType, tmp_path: Path, folder: Path, rows: Path
+) -> None:
+    """Another processor may find other signs and orders of the same directions."""
+    config = config_of(kit, "lora", "pissa")
+    observer = kit.RecordingObserver(stop_at=2)
+    kit.run(tmp_path, config, model_dir=folder, rows=rows, observer=observer)
+    [saved] = [p for p in (tmp_path / "checkpoints").iterdir() if p.name.startswith("step-000002")]
+    held = load_file(saved / "adapter.safetensors")
+    assert sum(".beginning." in key for key in held) == 2 * 14
+    moments = load_file(saved / "optimizer.safetensors")
+    assert not any(".beginning." in key for key in moments)
+
+
+@pytest.mark.parametrize("alpha", [4.0, 12.0])
+def test_loftq_begins_closer_to_the_unquantised_model_than_plain_nf4(
+    kit: ModuleType, folder: Path, alpha: float
+) -> None:
+    """Pitfall: PEFT's own takes no notice of alpha / rank, and then begins further away."""
+    whole = base_of(kit, folder, "lora")
+    tuned = load(kit, folder, "qlora", "loftq", rank=16, alpha=alpha)
+    begun, plain = layers_of(tuned)["q_proj"], layers_of(load(kit, folder, "qlora", "default"))
+    weight = whole.model.layers[0].self_attn.q_proj.weight
+    identity = torch.eye(64)
+    begun.eval()
+    with torch.no_grad():
+        distance = torch.linalg.norm(begun(identity).T - weight)
+        plain_distance = torch.linalg.norm(plain["q_proj"].eval()(identity).T - weight)
+    assert distance < 0.8 * plain_distance
+    want = logits(whole)
+    error = (logits(tuned.model) - want).norm()
+    with base_alone(tuned.model):
+        assert error < 0.9 * (logits(tuned.model) - want).norm()
+
+
+def layers_of(tuned: TunedModel) -> dict[str, Any]:
+    layers = tuned.model.get_base_model().model.layers
+    return dict(layers[0].self_attn.named_children())
