@@ -28,6 +28,7 @@ from anneal_pipeline.observer import (
     STAGE_MODEL,
     Observer,
 )
+from anneal_pipeline.training.eight_bit import check_optimizer
 from anneal_pipeline.training.loss import LogitsPath
 from anneal_pipeline.training.memory import RowLimit
 from anneal_pipeline.training.optimizer import AdapterOptimizer
@@ -86,6 +87,7 @@ def open_inputs(inputs: Inputs) -> Opened:
     """Check and prepare everything; what is wrong with the job shows here, before any training."""
     check_model_folder(inputs.model_dir, uri=inputs.config.model.uri)
     form = choose_base_form(inputs.config.tuning, device=inputs.ranks.device)
+    check_optimizer(inputs.config.training, device=inputs.ranks.device)
     tokenizer = load_tokenizer(inputs.model_dir)
     data = _prepare(inputs, tokenizer)
     _check_early_stopping(inputs.config, data)

@@ -61,7 +61,9 @@ TRAINER_REASON_DOCS: dict[str, ReasonDoc] = {
         remedy="Change the field of tuning.lora that the message names.",
     ),
     "QuantizationUnavailable": _doc(
-        "4-bit is not available where the trainer runs.", who=ADMIN, remedy="See the message."
+        "4-bit weights or 8-bit moments are not available where the trainer runs.",
+        who=ADMIN,
+        remedy="See the message.",
     ),
     "DoesNotFit": _doc(
         "The run needs more GPU memory than there is.",

@@ -64,11 +64,6 @@ _JOB_CHECKS: tuple[_Check[FineTuneJobSpec], ...] = (
     ),
     _Check(path="training.packing", refused=lambda s: s.training.packing, allowed=_REMOVE),
     _Check(
-        path="training.optimizer",
-        refused=lambda s: _outside((s.training.optimizer,), ("adamw",)),
-        allowed="use adamw",
-    ),
-    _Check(
         path="evaluation.metrics",
         refused=lambda s: _outside(s.evaluation.metrics, SUPPORTED_METRICS),
         allowed="use responsePerplexity, perplexity or tokenAccuracy",

@@ -85,7 +85,8 @@ class TrainingConfig(Schema):
     loss_on: Literal["response", "all"] = "response"
     """Which tokens are trained: the assistant's (with their end-of-turn), or all."""
     optimizer: Literal["adamw", "pagedAdamw8bit"] = "adamw"
-    """The optimizer of the adapters."""
+    """The optimizer of the adapters; pagedAdamw8bit (bitsandbytes) holds its moments in 8 bits, on
+    a GPU in memory that moves to the host when there is too little."""
     weight_decay: float = Field(default=0.0, ge=0.0, le=1.0)
     """Decoupled weight decay."""
     max_grad_norm: float = Field(default=1.0, gt=0.0, le=1e6)

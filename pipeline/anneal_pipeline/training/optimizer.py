@@ -19,6 +19,8 @@ from peft.optimizers import create_loraplus_optimizer
 from anneal_pipeline.config.training import TrainingConfig
 from anneal_pipeline.model.adapters import trainable_parameters
 from anneal_pipeline.training.batches import Batch
+from anneal_pipeline.training.eight_bit import NAME as PAGED_8BIT
+from anneal_pipeline.training.eight_bit import adamw_8bit
 from anneal_pipeline.training.loss import LogitsPath
 from anneal_pipeline.training.memory import MemoryRanOutError, free_memory, is_out_of_memory
 from anneal_pipeline.training.ranks import Ranks
@@ -47,7 +49,7 @@ class AdapterOptimizer:
         self._config = config
         self._parameters = list(trainable_parameters(model).values())
         self._ranks = ranks
-        self.adamw = _adamw(config, model=model)
+        self.adamw = _adamw(config, model=model, device=ranks.device)
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=compute == torch.float16)
 
     def step(
@@ -118,19 +120,22 @@ class AdapterOptimizer:
         self.adamw.zero_grad(set_to_none=True)
 
 
-def _adamw(config: TrainingConfig, *, model: PeftModel) -> torch.optim.AdamW:
+def _adamw(
+    config: TrainingConfig, *, model: PeftModel, device: torch.device
+) -> torch.optim.Optimizer:
     rate, decay = config.learning_rate, config.weight_decay
+    kind: Any = torch.optim.AdamW
+    options: dict[str, Any] = {"fused": True}
+    if config.optimizer == PAGED_8BIT:
+        kind, options = adamw_8bit(device), {}
+    adamw: torch.optim.Optimizer
     if config.lora_plus_ratio is None:
         parameters = list(trainable_parameters(model).values())
-        adamw = torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, fused=True)
+        adamw = kind(parameters, lr=rate, weight_decay=decay, **options)
     else:
-        options: dict[str, Any] = {"loraplus_weight_decay": decay, "fused": True}
+        options["loraplus_weight_decay"] = decay
         adamw = create_loraplus_optimizer(
-            model,
-            torch.optim.AdamW,
-            lr=rate,
-            loraplus_lr_ratio=config.lora_plus_ratio,
-            **options,
+            model, kind, lr=rate, loraplus_lr_ratio=config.lora_plus_ratio, **options
         )
     for group in adamw.param_groups:
         group[_RATIO] = group["lr"] / rate

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from anneal_pipeline.errors import RUN_CHANGED, UserError
+from anneal_pipeline.training.eight_bit import TABLES, prepare_moments
 
 ADAPTER_NAME = "adapter.safetensors"
 OPTIMIZER_NAME = "optimizer.safetensors"
@@ -103,9 +104,10 @@ def _moments(
     parameters: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer
 ) -> dict[str, torch.Tensor]:
     return {
-        f"{name}|{key}": value.detach().cpu().contiguous()
+        f"{name}|{key}": torch.as_tensor(value).detach().cpu().contiguous()
         for name, parameter in parameters.items()
         for key, value in optimizer.state.get(parameter, {}).items()
+        if key not in TABLES
     }
 
 
@@ -153,8 +155,16 @@ def load_moments(
 ) -> None:
     """Take the moments of a checkpoint, and no others: a parameter it has none for starts anew."""
     optimizer.state.clear()
-    for key, value in load_file(folder / OPTIMIZER_NAME).items():
+    stored = load_file(folder / OPTIMIZER_NAME)
+    prepare_moments(optimizer, (parameters[key.rpartition("|")[0]] for key in stored))
+    for key, value in stored.items():
         name, _, slot = key.rpartition("|")
         parameter = parameters[name]
-        # fused AdamW wants its step counter beside the parameter
-        optimizer.state[parameter][slot] = value.to(parameter.device)
+        slots = optimizer.state[parameter]
+        if isinstance(slots.get(slot), int):
+            slots[slot] = int(value)
+        elif slot in slots:
+            slots[slot].copy_(value)
+        else:
+            # fused AdamW wants its step counter beside the parameter
+            slots[slot] = value.to(parameter.device)

@@ -112,6 +112,7 @@ FILES: dict[str, dict[str, str]] = {
         "checkpoint.everySteps": "checkpoint.every_steps",
     },
     f"{PIPELINE}/training/optimizer.py": {
+        "training.optimizer": "config.optimizer",
         "training.weightDecay": "config.weight_decay",
         "training.loraPlusRatio": "config.lora_plus_ratio",
         "training.maxGradNorm": "_config.max_grad_norm",
