@@ -21,6 +21,7 @@ from anneal_pipeline.model.adapters import kept_parameters
 from anneal_pipeline.model.folder import check_model_folder, model_digest
 from anneal_pipeline.model.four_bit import BaseForm, choose_base_form
 from anneal_pipeline.model.loading import TunedModel, load_tokenizer, load_tuned_model
+from anneal_pipeline.model.packable import require_packable
 from anneal_pipeline.observer import (
     EVENT_MODEL_READY,
     EVENT_RECOVERED,
@@ -39,6 +40,7 @@ from anneal_pipeline.training.resume import (
     restore,
     run_facts,
 )
+from anneal_pipeline.training.sequences import StepSequences
 from anneal_pipeline.training.state import RunState
 
 
@@ -65,6 +67,7 @@ class Opened:
     inputs: Inputs
     plan: StepPlan
     data: PreparedData
+    sequences: StepSequences
     tokenizer: PreTrainedTokenizerBase
     tuned: TunedModel
     path: LogitsPath
@@ -92,8 +95,11 @@ def open_inputs(inputs: Inputs) -> Opened:
     data = _prepare(inputs, tokenizer)
     _check_early_stopping(inputs.config, data)
     world_size = inputs.ranks.world_size
-    plan = plan_steps(inputs.config, num_train_rows=len(data.train), world_size=world_size)
+    sequences = StepSequences.of(inputs.config.training, data.train.lengths())
+    plan = plan_steps(inputs.config, num_sequences=len(sequences), world_size=world_size)
     tuned = _load_model(inputs, form)
+    if sequences.packing is not None:
+        require_packable(tuned.model, uri=inputs.config.model.uri)
     path = LogitsPath(tuned.model)
     facts = run_facts(
         world_size=world_size,
@@ -104,6 +110,7 @@ def open_inputs(inputs: Inputs) -> Opened:
         inputs=inputs,
         plan=plan,
         data=data,
+        sequences=sequences,
         tokenizer=tokenizer,
         tuned=tuned,
         path=path,

@@ -149,6 +149,7 @@ def open_run(inputs: Inputs) -> Run:
         ),
         evaluator=opened.evaluator,
         data=opened.data,
+        sequences=opened.sequences,
         state=opened.state,
         checkpoints=inputs.checkpoints,
         saver=Saver(

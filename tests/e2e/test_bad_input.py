@@ -19,7 +19,7 @@ NAMED: dict[str, tuple[str, ...]] = {
     "wrong-secret": (WRONG_SECRET, "storage.credentialsSecret", "access key id is unknown"),
     "no-mlflow": ("mlflow-absent",),
     "forbidden-uri": ("somebody-elses-bucket", "e2e"),
-    "later-feature": ("training.packing",),
+    "later-feature": ("queue.name",),
 }
 RUN_ATTEMPTS = {
     "absent-dataset", "empty-dataset", "no-answers", "absent-bucket", "pickled-model",

@@ -80,6 +80,8 @@ def _lines(data: PreparedData, folder: Path) -> Iterator[str]:
                 f"{name}: {split.num_rows} rows, {split.num_tokens} tokens "
                 f"({split.num_response_tokens} trained), longest {split.longest}"
             )
+    if report.packing is not None:
+        yield f"packed: {report.packing}"
     for reason, count in report.dropped.items():
         yield f"dropped {count}: {reason}"
     yield f"page {folder / HTML_NAME}"

@@ -62,7 +62,6 @@ _JOB_CHECKS: tuple[_Check[FineTuneJobSpec], ...] = (
         ),
         allowed="use auto, bfloat16 or float32",
     ),
-    _Check(path="training.packing", refused=lambda s: s.training.packing, allowed=_REMOVE),
     _Check(
         path="evaluation.metrics",
         refused=lambda s: _outside(s.evaluation.metrics, SUPPORTED_METRICS),

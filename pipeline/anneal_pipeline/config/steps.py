@@ -30,13 +30,13 @@ class StepPlan:
         return math.ceil(self.total_steps * percent / 100)
 
 
-def plan_steps(config: PipelineConfig, *, num_train_rows: int, world_size: int) -> StepPlan:
+def plan_steps(config: PipelineConfig, *, num_sequences: int, world_size: int) -> StepPlan:
     """Derive the step counts from the configuration and the number of training sequences.
 
     The last batch of an epoch may be partial and is a step of its own.
     """
     training = config.training
-    steps_per_epoch = max(1, math.ceil(num_train_rows / training.batch_size))
+    steps_per_epoch = max(1, math.ceil(num_sequences / training.batch_size))
     if training.max_steps is not None:
         total_steps = training.max_steps
     else:

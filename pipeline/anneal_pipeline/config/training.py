@@ -81,7 +81,8 @@ class TrainingConfig(Schema):
     sequence_length: int = Field(default=2048, ge=8, le=1_048_576)
     """Longest sequence in tokens."""
     packing: bool = False
-    """Put several short rows into one sequence, without attention between them."""
+    """Put several rows into one sequence of up to sequenceLength tokens, without attention between
+    them; batchSize and microBatchSize then count these sequences."""
     loss_on: Literal["response", "all"] = "response"
     """Which tokens are trained: the assistant's (with their end-of-turn), or all."""
     optimizer: Literal["adamw", "pagedAdamw8bit"] = "adamw"

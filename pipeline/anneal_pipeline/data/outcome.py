@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from anneal_pipeline.checkpoint.manifest import sha256_of
 from anneal_pipeline.data.files import SPLITS, TEST, TRAIN, VALIDATION, no_rows
 from anneal_pipeline.data.lengths import TOO_LONG
+from anneal_pipeline.data.packing import describe_packing
 from anneal_pipeline.data.prepared import TOKENS_NAME, SplitBuilder
 from anneal_pipeline.data.quarantine import Quarantine
 from anneal_pipeline.data.report import REPORT_NAME, DataReport, describe_split
@@ -70,16 +71,21 @@ def finish(
     source: Source,
     builders: dict[str, SplitBuilder],
     quarantine: Quarantine,
+    pack_to: int | None,
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
     observer: Observer,
 ) -> DataReport:
-    """Close the splits, complete the report by what they hold, and tell of it."""
+    """Close the splits, complete the report by what they hold, and tell of it.
+
+    `pack_to` is the length of the sequences that training rows are packed into, if they are.
+    """
     splits = {name: builder.finish() for name, builder in builders.items()}
     report = replace(
         report,
         digest=_digest(folder),
         splits={name: describe_split(split) for name, split in splits.items()},
+        packing=describe_packing(splits[TRAIN].lengths(), limit=pack_to) if pack_to else None,
     )
     report = replace(report, warnings=tuple(_warnings(report, source)))
     for warning in report.warnings:

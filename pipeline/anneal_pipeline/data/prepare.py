@@ -113,7 +113,7 @@ def _what_changed(report: DataReport | None, template: TemplateChoice) -> str:
 
 
 def _inputs_hash(config: PipelineConfig, *, source: str, template: TemplateChoice) -> str:
-    inputs = {
+    inputs: dict[str, object] = {
         "version": PREPARATION_VERSION,
         "dataset": config.dataset.to_data(),
         "model": config.model.to_data(),
@@ -121,6 +121,8 @@ def _inputs_hash(config: PipelineConfig, *, source: str, template: TemplateChoic
         "source": source,
         "template": template.sha256,
     }
+    if config.training.packing:  # it changes the report only
+        inputs["packing"] = True
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 
@@ -172,6 +174,7 @@ class _Preparation:
             }
             quarantine = open_files.enter_context(Quarantine(folder / QUARANTINE_NAME))
             self._write(judgement, builders=builders, quarantine=quarantine)
+        training = self.config.training
         require_enough(
             self.source,
             num_read=self.num_read,
@@ -197,6 +200,7 @@ class _Preparation:
             source=self.source,
             builders=builders,
             quarantine=quarantine,
+            pack_to=training.sequence_length if training.packing else None,
             tokenizer=self.lengths.tokenisation.tokenizer,
             folder=folder,
             observer=self.observer,

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from anneal_pipeline.data.packing import PackingReport
 from anneal_pipeline.data.prepared import PreparedSplit
 
 REPORT_NAME = "report.json"
@@ -45,6 +46,8 @@ class DataReport:
     """Those that a split given by the user has on two sides."""
     stop_token_ids: tuple[int, ...]
     splits: Mapping[str, SplitReport] = field(default_factory=dict)
+    packing: PackingReport | None = None
+    """Of the training rows, where the job packs them."""
     warnings: tuple[str, ...] = ()
 
     def write(self, path: Path) -> None:
@@ -58,8 +61,14 @@ def read_report(path: Path) -> DataReport | None:
         splits = {name: SplitReport(**split) for name, split in fields.pop("splits").items()}
         stops = tuple(fields.pop("stop_token_ids"))
         warnings, formats = tuple(fields.pop("warnings")), tuple(fields.pop("formats"))
+        packing = fields.pop("packing", None)
         return DataReport(
-            splits=splits, stop_token_ids=stops, warnings=warnings, formats=formats, **fields
+            splits=splits,
+            stop_token_ids=stops,
+            warnings=warnings,
+            formats=formats,
+            packing=PackingReport(**packing) if packing else None,
+            **fields,
         )
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None

@@ -48,6 +48,8 @@ def _facts(statistics: Statistics) -> Iterator[tuple[str, str]]:
     yield "Rows dropped", f"{sum(report.dropped.values())}, each of them in quarantine.jsonl"
     yield "Rows cut", str(report.num_truncated)
     yield "Near-duplicates", f"{report.num_near_duplicates} rows, on one side of the split each"
+    if report.packing is not None:
+        yield "Packing", str(report.packing)
     yield "Digest", report.digest
 
 

@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeVar
 
 import torch
 
@@ -20,6 +21,8 @@ BATCHES_PER_GROUP = 32
 """Rows are shuffled, then sorted by length within groups of this many batches."""
 IGNORED = -100
 """Label of a token that is not trained (PyTorch's ignore_index)."""
+
+_Row = TypeVar("_Row")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +34,8 @@ class Batch:
     attention_mask: torch.Tensor
     labels: torch.Tensor
     """(rows, length): the id where the token is trained, IGNORED elsewhere; not shifted."""
+    position_ids: torch.Tensor | None = None
+    """(rows, length) in packed batches: 0 where a row begins, so that none sees another."""
 
     @property
     def num_tokens(self) -> int:
@@ -45,7 +50,14 @@ class Batch:
             ids=self.ids.to(device),
             attention_mask=self.attention_mask.to(device),
             labels=self.labels.to(device),
+            position_ids=None if self.position_ids is None else self.position_ids.to(device),
         )
+
+    def inputs(self) -> dict[str, torch.Tensor | None]:
+        """What the model takes; without a mask it tells packed rows apart by their positions."""
+        if self.position_ids is None:
+            return {"input_ids": self.ids, "attention_mask": self.attention_mask}
+        return {"input_ids": self.ids, "attention_mask": None, "position_ids": self.position_ids}
 
 
 @dataclass(frozen=True)
@@ -90,7 +102,7 @@ def seed_of(*parts: object) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def micro_batches(rows: Sequence[int], size: int) -> list[tuple[int, ...]]:
+def micro_batches(rows: Sequence[_Row], size: int) -> list[tuple[_Row, ...]]:
     return [tuple(rows[i : i + size]) for i in range(0, len(rows), size)]
 
 
@@ -109,3 +121,31 @@ def collate(split: PreparedSplit, rows: Sequence[int], *, pad_id: int, train_all
         trained = torch.ones_like(is_response) if train_all else is_response
         labels[index, :size] = torch.where(trained.bool(), row_ids.long(), IGNORED)
     return Batch(ids=ids, attention_mask=attention, labels=labels)
+
+
+def collate_packed(
+    split: PreparedSplit, sequences: Sequence[Sequence[int]], *, pad_id: int, train_all: bool
+) -> Batch:
+    """Lay sequences of several rows each side by side.
+
+    Positions begin anew with each row, and its first token, which nothing before it foretells, has
+    no label. Each padding token has position 0 as well: a row of its own, which no other sees.
+    """
+    length = max(sum(len(split.row(row)[0]) for row in rows) for rows in sequences)
+    shape = (len(sequences), length)
+    ids = torch.full(shape, pad_id, dtype=torch.long)
+    attention = torch.zeros(shape, dtype=torch.long)
+    labels = torch.full(shape, IGNORED, dtype=torch.long)
+    positions = torch.zeros(shape, dtype=torch.long)
+    for index, rows in enumerate(sequences):
+        start = 0
+        for row in rows:
+            alone = collate(split, [row], pad_id=pad_id, train_all=train_all)
+            span = slice(start, start + alone.ids.shape[1])
+            ids[index, span] = alone.ids[0]
+            attention[index, span] = 1
+            labels[index, span] = alone.labels[0]
+            labels[index, start] = IGNORED
+            positions[index, span] = torch.arange(alone.ids.shape[1])
+            start = span.stop
+    return Batch(ids=ids, attention_mask=attention, labels=labels, position_ids=positions)

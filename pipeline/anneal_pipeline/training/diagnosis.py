@@ -63,7 +63,7 @@ class Diagnostician:
 
     def at_start(self) -> Iterator[Diagnosis]:
         size = self.config.training.batch_size
-        if size < SMALL_BATCH:
+        if size < SMALL_BATCH and not self.config.training.packing:
             yield Diagnosis(
                 row="S21",
                 symptom=f"Every step sees only {size} {'row' if size == 1 else 'rows'}",

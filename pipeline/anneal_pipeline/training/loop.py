@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from typing import Any
 
 from anneal_pipeline.checkpoint.store import CheckpointStore
@@ -32,7 +33,7 @@ from anneal_pipeline.observer import (
     EvaluationReport,
     Observer,
 )
-from anneal_pipeline.training.batches import Batch, StepBatches, collate, micro_batches
+from anneal_pipeline.training.batches import Batch, collate, collate_packed, micro_batches
 from anneal_pipeline.training.best import pin_best, restore_best
 from anneal_pipeline.training.diagnosis import Diagnosis, Diagnostician, StepFacts
 from anneal_pipeline.training.early_stopping import gain, stale_evaluations
@@ -45,6 +46,7 @@ from anneal_pipeline.training.recovery import Recovery
 from anneal_pipeline.training.runaway import LOOK_BACK, WINDOW
 from anneal_pipeline.training.saver import Saver
 from anneal_pipeline.training.schedule import learning_rate
+from anneal_pipeline.training.sequences import StepSequences
 from anneal_pipeline.training.state import Evaluated, RunState
 from anneal_pipeline.training.step_report import report_of
 
@@ -59,9 +61,10 @@ class Trainer:
     path: LogitsPath
     optimizer: AdapterOptimizer
     limit: RowLimit
-    """Rows per forward pass of a training step."""
+    """Sequences per forward pass of a training step."""
     evaluator: Evaluator
     data: PreparedData
+    sequences: StepSequences
     state: RunState
     checkpoints: CheckpointStore
     saver: Saver
@@ -71,7 +74,6 @@ class Trainer:
     ranks: Ranks
     pad_id: int
     clock: Callable[[], float] = time.monotonic
-    _batches: StepBatches = field(init=False)
     _started: float = field(init=False)
     _first_step: int = field(init=False)
     _early: EarlyStoppingConfig | None = field(init=False)
@@ -81,11 +83,6 @@ class Trainer:
     """What the best checkpoint is judged by."""
 
     def __post_init__(self) -> None:
-        self._batches = StepBatches(
-            lengths=tuple(self.data.train.lengths()),
-            batch_size=self.plan.batch_size,
-            seed=self.config.training.seed,
-        )
         self._early = self.config.training.early_stopping
         self.metric = self._early.metric if self._early else RESPONSE_PERPLEXITY
         self.limit.rows = min(self.limit.rows, self.state.micro_batch_size or self.limit.rows)
@@ -177,36 +174,30 @@ class Trainer:
     def _step(self) -> None:
         step, began = self.state.step, self.clock()
         while True:
-            rows = self._rows_of(step)
-            outcome = self._gather(step, rows)
+            sequences = self.sequences.of_step(step, without=frozenset(self.state.skipped_rows))
+            outcome = self._gather(step, sequences)
             if outcome.is_finite:
                 break
             self.optimizer.take_back()
+            rows = list(chain.from_iterable(sequences))
             restored = self._recovery.after_non_finite(
-                self.state, rows=rows, outcome=outcome, batch_of=self._batch
+                self.state, rows=rows, outcome=outcome, batch_of=self._batch_of_row
             )
             if restored is not None:
                 return self._go_back(restored)
         if outcome.num_trained_tokens:
             self._take(outcome, began=began)
         else:
-            self._recovery.pass_over(self.state, rows=rows)
+            self._recovery.pass_over(self.state, num_sequences=len(sequences))
 
-    def _rows_of(self, step: int) -> tuple[int, ...]:
-        rows = self._batches.rows_of(step)
-        if not self.state.skipped_rows:
-            return rows
-        skipped = frozenset(self.state.skipped_rows)
-        return tuple(row for row in rows if row not in skipped)
-
-    def _gather(self, step: int, rows: Sequence[int]) -> StepOutcome:
-        """The gradients of the step, with as many rows at once as memory holds."""
+    def _gather(self, step: int, sequences: Sequence[tuple[int, ...]]) -> StepOutcome:
+        """The gradients of the step, with as many sequences at once as memory holds."""
         while True:
             seed_step(self.config.training.seed, rank=self.ranks.rank, step=step)
             try:
-                return self.optimizer.gather(self.path, self._own_batches(rows))
+                return self.optimizer.gather(self.path, self._own_batches(sequences))
             except MemoryRanOutError:
-                self._recovery.after_memory_ran_out(self.state, rows=rows)
+                self._recovery.after_memory_ran_out(self.state, sequences=sequences)
 
     def _take(self, outcome: StepOutcome, *, began: float) -> None:
         """Apply the gradients and look at what came of it."""
@@ -237,13 +228,20 @@ class Trainer:
         self.saver.saved_step = restored.step
         self._first_step, self._started = restored.step, self.clock()
 
-    def _own_batches(self, rows: Sequence[int]) -> list[Batch]:
-        groups = micro_batches(rows, self.limit.rows)
+    def _own_batches(self, sequences: Sequence[tuple[int, ...]]) -> list[Batch]:
+        groups = micro_batches(sequences, self.limit.rows)
         return [self._batch(group) for group in groups[self.ranks.rank :: self.ranks.world_size]]
 
-    def _batch(self, rows: Sequence[int]) -> Batch:
+    def _batch(self, sequences: Sequence[tuple[int, ...]]) -> Batch:
+        train = self.data.train
         train_all = self.config.training.loss_on == "all"
-        return collate(self.data.train, rows, pad_id=self.pad_id, train_all=train_all)
+        if self.sequences.packing is not None:
+            return collate_packed(train, sequences, pad_id=self.pad_id, train_all=train_all)
+        rows = list(chain.from_iterable(sequences))
+        return collate(train, rows, pad_id=self.pad_id, train_all=train_all)
+
+    def _batch_of_row(self, row: int) -> Batch:
+        return self._batch([(row,)])
 
     def _report_step(self, outcome: StepOutcome, *, rate: float, seconds: float) -> None:
         step = self.state.step

@@ -110,16 +110,12 @@ class LogitsPath:
         return logits
 
     def _hidden(self, batch: Batch) -> torch.Tensor:
-        output = self._causal.base_model(
-            input_ids=batch.ids, attention_mask=batch.attention_mask, use_cache=False
-        )
+        output = self._causal.base_model(**batch.inputs(), use_cache=False)
         hidden: torch.Tensor = output[0]
         return hidden
 
     def _whole(self, batch: Batch) -> torch.Tensor:
-        output = self._model(
-            input_ids=batch.ids, attention_mask=batch.attention_mask, use_cache=False
-        )
+        output = self._model(**batch.inputs(), use_cache=False)
         logits: torch.Tensor = output.logits
         return logits
 

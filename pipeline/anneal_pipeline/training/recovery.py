@@ -65,10 +65,13 @@ class Recovery:
     metric: str
     """What `best.json` is judged by."""
 
-    def after_memory_ran_out(self, state: RunState, *, rows: Sequence[int]) -> None:
+    def after_memory_ran_out(
+        self, state: RunState, *, sequences: Sequence[tuple[int, ...]]
+    ) -> None:
         """Halve the micro-batch, or fail with what would fit."""
-        used = min(self.limit.rows, len(rows))
-        length = max(self.data.train.lengths()[row] for row in rows)
+        used = min(self.limit.rows, len(sequences))
+        lengths = self.data.train.lengths()
+        length = max(sum(lengths[row] for row in rows) for rows in sequences)
         if not self.limit.halve(rows=used):
             raise UserError(
                 DOES_NOT_FIT,
@@ -92,7 +95,7 @@ class Recovery:
         *,
         rows: Sequence[int],
         outcome: StepOutcome,
-        batch_of: Callable[[Sequence[int]], Batch],
+        batch_of: Callable[[int], Batch],
     ) -> RunState | None:
         """Leave rows out of the step, or go back; the state gone back to, or None: try again."""
         facts = (
@@ -140,12 +143,13 @@ class Recovery:
             )
         return self.go_back(state, reason=reason, why=why)
 
-    def pass_over(self, state: RunState, *, rows: Sequence[int]) -> None:
+    def pass_over(self, state: RunState, *, num_sequences: int) -> None:
         """A step without a trained token changes nothing, but it is a step."""
         self.optimizer.take_back()
         state.step += 1
         self._tell(
-            f"Step {state.step} trains nothing: none of its {len(rows)} rows has a trained token",
+            f"Step {state.step} trains nothing: none of its {num_sequences} rows has a token to "
+            "train",
             kind="empty",
             step=state.step,
         )
@@ -158,13 +162,11 @@ class Recovery:
         norm = torch.nn.utils.get_total_norm(list(self.parameters.values()))
         return bool(torch.isfinite(norm))
 
-    def _guilty_rows(
-        self, rows: Sequence[int], *, batch_of: Callable[[Sequence[int]], Batch]
-    ) -> list[int]:
+    def _guilty_rows(self, rows: Sequence[int], *, batch_of: Callable[[int], Batch]) -> list[int]:
         """The rows that give no number by themselves; the ranks share the work."""
         flags = [0.0] * len(rows)
         for index in range(self.ranks.rank, len(rows), self.ranks.world_size):
-            batch = batch_of([rows[index]]).to(self.ranks.device)
+            batch = batch_of(rows[index]).to(self.ranks.device)
             loss = torch.tensor(self.path.backward(batch, weigh=lambda losses: losses))
             grads = [p.grad for p in self.parameters.values() if p.grad is not None]
             norm = torch.nn.utils.get_total_norm(grads)
@@ -296,6 +298,8 @@ def suggest_less_memory(config: PipelineConfig, *, rows: int, length: int) -> st
         ways.append("set training.gradientCheckpointing to true")
     if config.tuning.method == "lora":
         ways.append("set tuning.method to qlora")
+    if config.training.packing:
+        ways.append("set training.packing to false")
     ways.append(f"set training.sequenceLength to {max(8, length // 2)}")
     if config.tuning.lora.rank > 8:
         ways.append(f"set tuning.lora.rank to {config.tuning.lora.rank // 2}")

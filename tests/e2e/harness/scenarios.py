@@ -42,7 +42,7 @@ BAD_INPUTS: dict[str, Object] = {
         "deadlines": {"pendingSeconds": 30},
     },
     "forbidden-uri": {"dataset": {"uri": "s3://somebody-elses-bucket/rows.jsonl"}},
-    "later-feature": {"training": {"packing": True}},
+    "later-feature": {"queue": {"name": "team-a"}},
 }
 
 

@@ -51,13 +51,17 @@ def inspect(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]"
 
 
 def test_it_tells_what_would_be_trained_and_writes_the_page(folder: Path) -> None:
-    done = inspect(folder, "--set", "dataset.uri=data/train.jsonl.gz")
+    done = inspect(
+        folder, "--set", "dataset.uri=data/train.jsonl.gz", "--set", "training.packing=true"
+    )
     assert done.returncode == 0, done.stderr
     assert "layout messages of jsonl" in done.stdout
     assert "dropped 1: no-assistant-message" in done.stdout
     assert f"page {folder / 'tiny-data' / 'report.html'}" in done.stdout
     report = json.loads((folder / "tiny-data" / "report.json").read_text())
     assert report["splits"]["validation"]["num_rows"] > 0
+    packed = f"packed: {report['packing']['num_sequences']} sequences of up to 32 tokens, "
+    assert packed in done.stdout
 
 
 def test_a_folder_that_is_no_data_is_not_emptied(folder: Path) -> None:

@@ -14,7 +14,7 @@ from anneal_operator.kube import Object
     ("change", "reason", "named"),
     [
         pytest.param(
-            {"training": {"packing": True}}, "NotImplemented", "spec.training.packing", id="packing"
+            {"queue": {"name": "team-a"}}, "NotImplemented", "spec.queue.name", id="a queue"
         ),
         pytest.param(
             {"dataset": {"uri": "s3://secrets/payroll.jsonl"}},
@@ -108,7 +108,7 @@ async def test_the_spec_of_a_running_job_cannot_be_changed(
 
 async def test_events_tell_of_each_change_once(cluster: Cluster, operators: Operators) -> None:
     operators()
-    await cluster.apply_job(training={"packing": True})
+    await cluster.apply_job(queue={"name": "team-a"})
     await cluster.until_condition("Accepted", "False")
 
     async def told() -> list[str]:

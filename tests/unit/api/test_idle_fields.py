@@ -122,7 +122,6 @@ FILES: dict[str, dict[str, str]] = {
         "training.earlyStopping.patience": "_early.patience",
         "training.earlyStopping.minDelta": "_early.min_delta",
         "training.earlyStopping.restoreBest": "_early.restore_best",
-        "training.schedule": "training.schedule",
         "training.lossOn": "training.loss_on",
         "training.seed": "training.seed",
         "checkpoint.milestones": "checkpoint.milestones",
@@ -132,6 +131,8 @@ FILES: dict[str, dict[str, str]] = {
         "training.recovery.nan": "recovery.nan",
         "training.recovery.divergence": "modes.divergence",
     },
+    f"{PIPELINE}/training/schedule.py": {"training.schedule": "config.schedule"},
+    f"{PIPELINE}/training/sequences.py": {"training.packing": "config.packing"},
     f"{PIPELINE}/training/resume.py": {"checkpoint.acceptChanges": "checkpoint.accept_changes"},
     f"{PIPELINE}/opening.py": {"checkpoint.resume": "checkpoint.resume"},
     f"{PIPELINE}/run.py": {

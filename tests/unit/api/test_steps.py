@@ -63,14 +63,14 @@ def config(**sections: Any) -> PipelineConfig:
     ],
 )
 def test_steps_are_derived(sections: dict[str, Any], want: StepPlan) -> None:
-    assert plan_steps(config(**sections), num_train_rows=100, world_size=1) == want
+    assert plan_steps(config(**sections), num_sequences=100, world_size=1) == want
 
 
 @pytest.mark.parametrize(
     ("percent", "want"), [(25, 7), (50, 14), (75, 21), (100, 27)], ids=lambda value: str(value)
 )
 def test_milestones_round_up(percent: int, want: int) -> None:
-    plan = plan_steps(config(training={"maxSteps": 27}), num_train_rows=9, world_size=1)
+    plan = plan_steps(config(training={"maxSteps": 27}), num_sequences=9, world_size=1)
     assert plan.milestone_step(percent) == want
 
 

@@ -21,9 +21,10 @@ def test_the_smallest_job_asks_for_nothing_unsupported() -> None:
     ("section", "value", "want"),
     [
         pytest.param(
-            "training",
-            {"packing": True},
-            "spec.training.packing: true is not implemented in this release; remove the field",
+            "retry",
+            {"excludeFailedNodes": True},
+            "spec.retry.excludeFailedNodes: true is not implemented in this release; remove the "
+            "field",
             id="a switch",
         ),
         pytest.param(
@@ -68,12 +69,12 @@ def test_an_unsupported_value_is_named_with_its_remedy(
 def test_all_unsupported_fields_are_listed_at_once() -> None:
     spec = {
         **SMALLEST,
-        "training": {"packing": True},
-        "compute": {"engine": "RayJob", "ranksPerWorker": 4},
+        "compute": {"engine": "RayJob", "workers": 4},
+        "queue": {"name": "team-a"},
     }
     found = unsupported_fields(FineTuneJobSpec.parse(spec))
     assert [field.path for field in found] == [
-        "training.packing",
-        "compute.ranksPerWorker",
+        "compute.workers",
         "compute.engine",
+        "queue.name",
     ]

@@ -71,9 +71,9 @@ def wrong(data: dict[str, Any]) -> ConfigError:
             seen(spec=wrong({"model": {"uri": "s3://m"}})), "InvalidSpec", "spec.dataset", id="spec"
         ),
         pytest.param(
-            seen(spec=spec(training={"packing": True})),
+            seen(spec=spec(queue={"name": "team-a"})),
             "NotImplemented",
-            "spec.training.packing",
+            "spec.queue.name",
             id="a later feature",
         ),
         pytest.param(seen(profile=None), "ProfileNotFound", "'default'", id="no profile"),

@@ -30,7 +30,7 @@ def test_a_new_job() -> None:
 
 
 def test_a_refused_job_warns_once() -> None:
-    refused = seen(spec=spec(training={"packing": True}))
+    refused = seen(spec=spec(queue={"name": "team-a"}))
     assert told(refused) == [("NotImplemented", True)]
     assert told(replace(refused, status=plan(refused).status)) == []
 

@@ -127,3 +127,5 @@ def test_a_tiny_batch_is_told_before_the_first_step(kit: ModuleType) -> None:
     [found] = doctor(kit, training={"batchSize": 1}).at_start()
     assert found.row == "S21"
     assert "only 1 row:" in str(found)
+    packed = doctor(kit, training={"batchSize": 1, "packing": True})
+    assert list(packed.at_start()) == [], "a packed sequence holds many rows"

@@ -182,10 +182,13 @@ def test_a_split_that_exists_is_kept_and_its_leaks_are_dropped(bench: Bench) -> 
     ]
 
 
-def test_what_is_prepared_is_not_prepared_again(bench: Bench) -> None:
-    first = bench.prepare(bench.kit.sums(30))
+@pytest.mark.parametrize("packing", [False, True], ids=["rows", "packed"])
+def test_what_is_prepared_is_not_prepared_again(bench: Bench, packing: bool) -> None:
+    training = {"packing": packing}
+    first = bench.prepare(bench.kit.sums(30), training=training)
+    assert (first.report.packing is not None) == packing
     for files in (DatasetFiles(train=(bench.root / "support.jsonl",)), None):
-        again = bench.prepare_files(files)
+        again = bench.prepare_files(files, training=training)
         assert EVENT_STAGE_REUSED in [name for name, _ in bench.observer.events]
         assert again.report == first.report
         assert again.train.ids.tolist() == first.train.ids.tolist()
