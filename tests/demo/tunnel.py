@@ -32,20 +32,22 @@ class Tunnel:
 @contextmanager
 def opened(tunnel: Tunnel, *, target: Target) -> Iterator[None]:
     """Keep a tunnel open."""
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [*target.kubectl_words, *tunnel.words],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-    )
-    try:
-        _wait_until_open(process, local_port=tunnel.local_port)
-        yield
-    finally:
-        process.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=5)
+    ) as process:
+        try:
+            _wait_until_open(process, local_port=tunnel.local_port)
+            yield
+        finally:
+            process.terminate()
+            try:
+                process.wait(timeout=5)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
 def _wait_until_open(process: "subprocess.Popen[str]", *, local_port: int) -> None:

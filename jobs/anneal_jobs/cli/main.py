@@ -195,7 +195,12 @@ def import_model(
 @app.command(epilog="Example:  anneal upload rows.jsonl s3://team-data/rows.jsonl")
 def upload(
     source: Annotated[Path, typer.Argument(metavar="SOURCE", help="A file or a folder.")],
-    target: Annotated[str, typer.Argument(metavar="ADDRESS", help="An s3:// address.")],
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="ADDRESS", help="An s3:// address; with a / at its end a file keeps its name."
+        ),
+    ],
     s3_endpoint: S3EndpointOption = None,
 ) -> None:
     """Copy files to S3 and verify them there."""

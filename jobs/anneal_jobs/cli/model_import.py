@@ -34,12 +34,17 @@ def import_to(source: str, output: str, *, s3_endpoint: str | None) -> str:
 
 
 def upload_to(source: Path, target: str, *, s3_endpoint: str | None) -> str:
-    """Copy a file, or the files below a folder, to S3; returns the address."""
+    """Copy a file, or the files below a folder, to S3; returns the address.
+
+    A file keeps its name where the target is a bucket or ends in a slash.
+    """
     uri = parse_uri(target)
     if uri.scheme != "s3":
         raise UserError(URI_INVALID, f"{target} is no s3:// address; upload copies to S3 only.")
     if not source.exists():
         raise UserError(DATASET_NOT_FOUND, f"{source} does not exist; name a file or a folder.")
+    if source.is_file() and (target.endswith("/") or not uri.path):
+        uri = uri.child(source.name)
     region = os.environ.get("AWS_REGION")
     folder = S3Folder(connect(S3Settings(endpoint=s3_endpoint, region=region)), uri)
     for path in files_below(source):

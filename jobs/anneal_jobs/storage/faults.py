@@ -61,7 +61,8 @@ def s3_faults(
             f"{credentials.absent if credentials else absent_here()}.",
         ) from error
     except ParamValidationError as error:
-        raise UserError(URI_INVALID, f"Cannot {doing} {uri}: {error}.") from error
+        told = " ".join(str(error).split()).rstrip(".")
+        raise UserError(URI_INVALID, f"Cannot {doing} {uri}: {told}.") from error
     except BotoCoreError as error:
         raise StorageUnreachableError(
             f"Cannot {doing} {uri}: {endpoint} does not answer ({error}); check that the S3 server "

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from anneal_jobs.cli.model_import import upload_to
 from anneal_jobs.errors import StorageUnreachableError
 from anneal_jobs.storage.credentials import CredentialsPlace
 from anneal_jobs.storage.dataset import fetch_dataset
@@ -58,6 +59,24 @@ def test_an_upload_is_checked_and_comes_back_bit_by_bit(
         hashlib.sha256(target.read_bytes()).digest() == hashlib.sha256(source.read_bytes()).digest()
     )
     assert [(entry.name, entry.size) for entry in folder.list_objects()] == [("weights.bin", size)]
+
+
+@pytest.mark.parametrize(
+    ("target", "want"),
+    [
+        pytest.param("kept/", "kept/rows.jsonl", id="folder"),
+        pytest.param("kept/new.jsonl", "kept/new.jsonl", id="object"),
+    ],
+)
+def test_a_file_keeps_its_name_in_a_folder(
+    s3: S3Server, tmp_path: Path, target: str, want: str
+) -> None:
+    (tmp_path / "rows.jsonl").write_text("{}\n")
+    made = upload_to(
+        tmp_path / "rows.jsonl", f"s3://{BUCKET}/{target}", s3_endpoint=s3.settings.endpoint
+    )
+    assert made == f"s3://{BUCKET}/{want}"
+    assert S3Folder(connect(s3.settings), parse_uri(made)).read("") == b"{}\n"
 
 
 class TestProgressWithinAFile:
