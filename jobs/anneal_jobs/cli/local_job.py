@@ -6,17 +6,20 @@ The same file, name and output folder mean the same job: running it again resume
 from __future__ import annotations
 
 import os
+import tempfile
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
 from anneal_jobs.attempt import Attempt, AttemptFolders
 from anneal_jobs.cli.job_file import JobFile
+from anneal_jobs.errors import STORAGE_ACCESS_DENIED
 from anneal_jobs.inputs import CONFIG_NAME, check_local_inputs
 from anneal_jobs.storage.outputs import LOGS_NAME
 from anneal_jobs.storage.uri import parse_uri
 from anneal_operator.api.run_config import JobIdentity, RunConfig, RunTracking, StorageAccess
 from anneal_pipeline.checkpoint.store import BlobFolder
+from anneal_pipeline.errors import UserError
 
 RUNS_FOLDER = "anneal-runs"
 _NAMESPACE = "local"
@@ -43,11 +46,24 @@ def output_of(job: JobFile, options: LocalOptions) -> str:
 def check_before_first_run(job: JobFile, options: LocalOptions) -> None:
     """Meet a missing model or dataset on this disk before anything is imported or made.
 
-    A folder that has seen a run is left to the run itself: what is done stays done without inputs.
+    Then make the output folder, so that a place that cannot be written to is met as early. A folder
+    that has seen a run is left to the run itself: what is done stays done without inputs.
     """
     output = parse_uri(output_of(job, options))
-    if output.scheme == "file" and not (Path(output.path) / CONFIG_NAME).is_file():
+    if output.scheme != "file":
+        return
+    folder = Path(output.path)
+    if not (folder / CONFIG_NAME).is_file():
         check_local_inputs(job.spec.model, job.spec.dataset)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UserError(
+            STORAGE_ACCESS_DENIED,
+            f"The output folder {folder} cannot be written to ({error.strerror}); name another one "
+            "with --output.",
+        ) from error
 
 
 def run_config_of(job: JobFile, options: LocalOptions) -> RunConfig:

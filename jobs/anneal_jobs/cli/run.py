@@ -35,13 +35,20 @@ from anneal_jobs.run_state import RunState
 from anneal_jobs.storage.access import s3_settings_of
 from anneal_jobs.storage.places import open_folder
 from anneal_jobs.storage.uri import parse_uri
-from anneal_jobs.tracking.connection import UnreachableError, connect, tell_outage_apart
+from anneal_jobs.tracking.connection import (
+    UnreachableError,
+    cause_of,
+    connect,
+    tell_outage_apart,
+)
 from anneal_jobs.tracking.local_run import RunEnd, close_run, ensure_run
 from anneal_jobs.tracking.run_logs import send_logs
 from anneal_jobs.tracking.writer import RunWriter
 from anneal_operator.api.outcome import Outcome, OutcomeClass
 from anneal_operator.api.run_config import RunConfig
 from anneal_pipeline.checkpoint.store import BlobFolder
+from anneal_pipeline.config.pipeline import PipelineConfig
+from anneal_pipeline.config.schema import ConfigError
 from anneal_pipeline.device import choose_device
 from anneal_pipeline.errors import PipelineError, StopRequestedError
 from anneal_pipeline.observer import Observer
@@ -107,8 +114,13 @@ def _done_already(folder: BlobFolder, config: RunConfig, *, number: int) -> Outc
     if outcome is None or outcome.outcome_class is not OutcomeClass.DONE:
         return None
     stored = folder.read(f"{attempt_folder(number)}/{CONFIG_NAME}")
-    same = stored is not None and json.loads(stored) == config.pipeline.to_data()
-    return outcome if same else None
+    if stored is None:
+        return None
+    try:  # as values: a release that knows more fields means the same by a file without them
+        asked = PipelineConfig.parse(json.loads(stored))
+    except (ConfigError, ValueError):
+        return None
+    return outcome if asked == config.pipeline else None
 
 
 def _open_run(config: RunConfig) -> tuple[MlflowClient, str]:
@@ -127,8 +139,8 @@ def _open_run(config: RunConfig) -> tuple[MlflowClient, str]:
     except (UnreachableError, MlflowException) as error:
         raise InfrastructureError(
             TRACKING_FAILED,
-            f"MLflow at {config.tracking.uri} does not take a run ({error}); start it, or name "
-            "another one with --tracking.",
+            f"MLflow at {config.tracking.uri} does not take a run ({cause_of(error)}); start it, "
+            "or name another one with --tracking.",
         ) from error
 
 

@@ -7,6 +7,7 @@ process only, because that is the one way its client reads them.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,7 @@ _DEFAULTS = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "GIT_PYTHON_REFRESH": "quiet",
 }
+_SYSTEM_ERROR = re.compile(r"\[Errno -?\d+\] ([\w ,-]+)")
 _TOO_MANY_REQUESTS = 429
 _REQUEST_TIMEOUT = 408
 
@@ -66,6 +68,13 @@ def tell_outage_apart() -> Iterator[None]:
         raise
     except (requests.RequestException, ConnectionError, TimeoutError) as error:
         raise UnreachableError(str(error)) from error
+
+
+def cause_of(error: Exception) -> str:
+    """What went wrong, without the layers that the HTTP client wraps around it."""
+    text = " ".join(str(error).split())
+    innermost = _SYSTEM_ERROR.search(text)
+    return innermost[1] if innermost else text
 
 
 def _is_transient(status: int) -> bool:

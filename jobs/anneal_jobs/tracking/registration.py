@@ -19,7 +19,7 @@ from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric
 from mlflow.exceptions import MlflowException
 
 from anneal_jobs.errors import TRACKING_FAILED, InfrastructureError
-from anneal_jobs.tracking.connection import UnreachableError, tell_outage_apart
+from anneal_jobs.tracking.connection import UnreachableError, cause_of, tell_outage_apart
 from anneal_operator.api.names import TAG_ARTEFACT_DIGEST, TAG_JOB_UID
 
 RETRY_SECONDS = 300.0
@@ -60,7 +60,8 @@ def register(
         except UnreachableError as error:
             if clock() + _PAUSE_SECONDS >= until:
                 raise _failed(
-                    registration, f"MLflow did not answer for {within_seconds:.0f} s ({error})"
+                    registration,
+                    f"MLflow did not answer for {within_seconds:.0f} s ({cause_of(error)})",
                 ) from error
         except MlflowException as error:
             raise _failed(registration, f"MLflow refused it ({error})") from error

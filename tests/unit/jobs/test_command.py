@@ -87,6 +87,23 @@ def test_a_missing_path_is_met_before_anything_is_made(tmp_path: Path, missing: 
     assert {path.name for path in tmp_path.iterdir()} == {"job.yaml", "rows.jsonl"}
 
 
+def test_an_output_that_cannot_be_written_is_met_before_anything_is_imported(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text('{"model_type": "llama"}')
+    for name in ("tokenizer.json", "model.safetensors"):
+        (model / name).write_text("{}")
+    write_job(tmp_path, model="./model", data="./rows.jsonl")
+    code, stdout, stderr = anneal(tmp_path, "run", "-f", "job.yaml", "--output", "rows.jsonl")
+    assert (code, stdout) == (65, "")
+    assert stderr.startswith("error: The output folder ")
+    assert "Not a directory" in stderr
+    assert "--output" in stderr
+
+
 @pytest.mark.parametrize(
     ("source", "part"),
     [
