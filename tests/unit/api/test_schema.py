@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from anneal_operator.api.profile import FineTuneProfileSpec
 from anneal_operator.api.spec import FineTuneJobSpec
@@ -185,3 +186,10 @@ def test_a_profile_whose_default_breaks_its_own_limit_is_refused() -> None:
     }
     with pytest.raises(ConfigError, match=r"resources\.gpusPerWorker \(1\).*must not be greater"):
         FineTuneProfileSpec.parse(profile)
+
+
+def test_a_configuration_cannot_be_changed() -> None:
+    spec = FineTuneJobSpec.parse(SMALLEST)
+    with pytest.raises(ValidationError, match="frozen"):
+        spec.training.epochs = 5
+    assert spec.training.epochs is None
