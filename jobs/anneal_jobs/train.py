@@ -178,8 +178,18 @@ def _parse(argv: list[str]) -> Arguments:
         prog="anneal-train", description="Run one attempt of a FineTuneJob in its pod."
     )
     parser.add_argument("config", type=Path, help="the stored run config, /etc/anneal/job.json")
-    parser.add_argument("--work-folder", type=Path, default=Path(names.WORK_FOLDER))
-    parser.add_argument("--termination-log", type=Path, default=Path(names.TERMINATION_LOG_PATH))
+    parser.add_argument(
+        "--work-folder",
+        type=Path,
+        default=Path(names.WORK_FOLDER),
+        help="scratch space (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--termination-log",
+        type=Path,
+        default=Path(names.TERMINATION_LOG_PATH),
+        help="where the outcome is left (default: %(default)s)",
+    )
     parsed = parser.parse_args(argv)
     return Arguments(
         config_path=parsed.config,

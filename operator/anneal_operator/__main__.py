@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import logging
 import signal
@@ -24,14 +25,20 @@ async def _run(settings: Settings) -> None:
     await run(settings, stop=stop)
 
 
-def main() -> int:
-    """Run the operator; `--check` only reads and prints the settings."""
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="anneal-operator",
+        description="Run the Anneal operator in its pod, until SIGTERM. Its settings are the "
+        "environment variables ANNEAL_... that the Helm chart writes.",
+    )
+    parser.add_argument("--check", action="store_true", help="read and print the settings only")
+    arguments = parser.parse_args(argv)
     logs.configure(level="INFO")
     try:
         settings = read_settings()
         logs.configure(level=settings.log_level)
         log_event(logger, "operator_starting", **settings.model_dump(mode="json"))
-        if "--check" not in sys.argv[1:]:
+        if not arguments.check:
             asyncio.run(_run(settings))
     except OperatorError as error:
         log_event(logger, "operator_failed", level=logging.CRITICAL, error=str(error))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from anneal_operator.__main__ import main
 from anneal_operator.errors import SettingsError
 from anneal_operator.logs import JsonFormatter, log_event
 from anneal_operator.settings import read_settings
@@ -70,3 +71,10 @@ def test_a_log_line_is_one_json_object(caplog: pytest.LogCaptureFixture) -> None
     assert "\n" not in line
     parsed = json.loads(line)
     assert (parsed["event"], parsed["namespace"]) == ("job_changed", "a")
+
+
+def test_the_program_says_where_its_settings_come_from(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    assert "environment variables ANNEAL_" in capsys.readouterr().out
