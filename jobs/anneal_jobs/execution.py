@@ -1,7 +1,8 @@
-"""One attempt of a job, in the process that trains: fetch, run the pipeline, store, register.
+"""One attempt of a job, in the processes that train: fetch, run the pipeline, store, register.
 
-The same function serves the Ray Train worker and `anneal run`. It returns an outcome; `UserError`
-and `InfrastructureError` pass through to whoever called, who turns them into one.
+The same function serves the first Ray Train worker and `anneal run`. It returns an outcome;
+`UserError` and `InfrastructureError` pass through to whoever called, who turns them into one. The
+other ranks share the first one's disk, and only train along.
 """
 
 from __future__ import annotations
@@ -19,8 +20,15 @@ from anneal_jobs.errors import (
     StaleAttemptError,
     StorageUnreachableError,
 )
-from anneal_jobs.inputs import Place, fetch_inputs, open_place
-from anneal_jobs.observer import STAGE_DOWNLOAD, STAGE_REGISTER, STAGE_UPLOAD, RunObserver
+from anneal_jobs.event_log import EVENTS_NAME, EventLog
+from anneal_jobs.inputs import Inputs, Place, fetch_inputs, find_place, open_place
+from anneal_jobs.observer import (
+    STAGE_DOWNLOAD,
+    STAGE_REGISTER,
+    STAGE_UPLOAD,
+    RunObserver,
+    StopObserver,
+)
 from anneal_jobs.progress import ProgressReporter
 from anneal_jobs.run_state import RunState
 from anneal_jobs.storage.access import s3_settings_of
@@ -41,6 +49,7 @@ from anneal_pipeline.checkpoint.store import CheckpointStore
 from anneal_pipeline.errors import DOES_NOT_FIT, StopRequestedError, UserError
 from anneal_pipeline.observer import EVENT_CHECKPOINT_REJECTED, Observer
 from anneal_pipeline.stages import PipelineResult, run_pipeline
+from anneal_pipeline.training.ranks import Ranks
 
 log = logging.getLogger(__name__)
 
@@ -81,23 +90,17 @@ def run_first_rank(
     attempt: Attempt,
     reporting: Reporting,
     *,
-    device: torch.device,
-    world_size: int,
-    inputs_ready: Callable[[], None],
+    ranks: Ranks,
 ) -> Outcome:
-    """The whole attempt, as rank 0 sees it. `inputs_ready` lets the other ranks go on."""
+    """The whole attempt, as rank 0 sees it."""
     state = reporting.state
-    place = open_place(attempt)
+    place = find_place(attempt)
+    inputs = ranks.share(lambda: _fetch(attempt, state))
     record = RunRecord(attempt.config, attempt=attempt.number)
-    if not place.is_local:
-        restore_workspace(place.folder, place.workspace)
-    inputs = fetch_inputs(
-        attempt,
-        workspace=place.workspace,
-        on_bytes=_download_bytes(state, attempt.folders.stop_file),
-    )
-    inputs_ready()
     uploader = _start_uploader(place, state)
+    events = EventLog(
+        attempt.folders.logs / EVENTS_NAME, run=attempt.run_id, attempt=attempt.number
+    )
     observer = RunObserver(
         state=state,
         stop_file=attempt.folders.stop_file,
@@ -106,26 +109,13 @@ def run_first_rank(
         uploader=uploader,
         display=reporting.display,
         workspace=place.workspace,
+        events=events,
     )
     record.begin(reporting.writer, model_digest=inputs.model.digest)
     sampler = SystemSampler(reporting.writer, step=lambda: state.step or 0)
     sampler.start()
     try:
-        result = run_pipeline(
-            attempt.config.pipeline,
-            workspace=place.workspace,
-            model_dir=inputs.model.folder,
-            dataset_files=inputs.dataset,
-            checkpoints=checkpoint_store(
-                attempt, place, rank=0, on_rejected=_rejection_event(observer)
-            ),
-            observer=observer,
-            device=device,
-            rank=0,
-            world_size=world_size,
-        )
-    except torch.OutOfMemoryError as error:
-        raise UserError(DOES_NOT_FIT, f"{_OUT_OF_MEMORY} ({error})") from error
+        result = _train(attempt, place, inputs, observer=observer, ranks=ranks)
     except StopRequestedError:
         _require_newest(reporting)
         raise
@@ -137,6 +127,46 @@ def run_first_rank(
     if result.interrupted:
         return _interrupted(result)
     return _finish(reporting, record, result, model_digest=inputs.model.digest)
+
+
+def run_other_rank(attempt: Attempt, *, ranks: Ranks) -> None:
+    """Train along with the first rank on what that one has fetched."""
+    place = find_place(attempt)
+    inputs = ranks.share(lambda: _fetch(attempt, RunState()))
+    observer = StopObserver(stop_file=attempt.folders.stop_file)
+    _train(attempt, place, inputs, observer=observer, ranks=ranks)
+
+
+def _fetch(attempt: Attempt, state: RunState) -> Inputs:
+    place = open_place(attempt)
+    if not place.is_local:
+        restore_workspace(place.folder, place.workspace)
+    return fetch_inputs(
+        attempt,
+        workspace=place.workspace,
+        on_bytes=_download_bytes(state, attempt.folders.stop_file),
+    )
+
+
+def _train(
+    attempt: Attempt, place: Place, inputs: Inputs, *, observer: Observer, ranks: Ranks
+) -> PipelineResult:
+    try:
+        return run_pipeline(
+            attempt.config.pipeline,
+            workspace=place.workspace,
+            model_dir=inputs.model.folder,
+            dataset_files=inputs.dataset,
+            checkpoints=checkpoint_store(
+                attempt, place, rank=ranks.rank, on_rejected=_rejection_event(observer)
+            ),
+            observer=observer,
+            device=ranks.device,
+            rank=ranks.rank,
+            world_size=ranks.world_size,
+        )
+    except torch.OutOfMemoryError as error:
+        raise UserError(DOES_NOT_FIT, f"{_OUT_OF_MEMORY} ({error})") from error
 
 
 def _require_newest(reporting: Reporting) -> None:

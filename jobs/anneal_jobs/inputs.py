@@ -49,10 +49,16 @@ class Place:
 
 def open_place(attempt: Attempt) -> Place:
     """Open the output folder and prove that it can be written, before anything costs time."""
+    place = find_place(attempt)
+    config = attempt.config.pipeline.model_dump_json(by_alias=True, exclude_none=True, indent=2)
+    place.folder.write(CONFIG_NAME, config.encode() + b"\n")
+    return place
+
+
+def find_place(attempt: Attempt) -> Place:
+    """The output folder as it is, without a request."""
     uri = parse_uri(attempt.config.output_uri)
     folder = open_folder(uri, s3_settings_of(attempt.config))
-    config = attempt.config.pipeline.model_dump_json(by_alias=True, exclude_none=True, indent=2)
-    folder.write(CONFIG_NAME, config.encode() + b"\n")
     if uri.scheme == "file":
         return Place(uri=uri, folder=folder, workspace=Path(uri.path).expanduser())
     attempt.folders.workspace.mkdir(parents=True, exist_ok=True)

@@ -8,12 +8,13 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
 
+from anneal_jobs.event_log import EventLog
 from anneal_jobs.progress import ProgressReporter
 from anneal_jobs.redaction import redact
 from anneal_jobs.run_state import RunState
@@ -62,6 +63,7 @@ class RunObserver:
     uploader: OutputUploader | None
     display: Observer | None
     workspace: Path
+    events: EventLog
     memory: StageMemory = field(init=False)
 
     def __post_init__(self) -> None:
@@ -76,16 +78,8 @@ class RunObserver:
     def on_step(self, report: StepReport) -> None:
         self.state.set_step(report)
         self.memory.watch()
-        log.info(
-            "step %d/%d loss=%.4f lr=%.3g grad_norm=%.3g tokens_per_second=%.0f eta_seconds=%.0f",
-            report.step,
-            report.total_steps,
-            report.loss,
-            report.learning_rate,
-            report.grad_norm,
-            report.tokens_per_second,
-            report.eta_seconds,
-        )
+        log.info("%s", throughput_line(report))
+        self.events.write("step", step=report.step, fields=asdict(report))
         if self.writer is not None:
             self.writer.add(_step_metrics(report), step=report.step)
         if self.display is not None:
@@ -95,6 +89,7 @@ class RunObserver:
         self.state.add_evaluation(report)
         figures = " ".join(f"{name}={value:.4g}" for name, value in report.metrics.items())
         log.info("evaluation of %s on %s: %s", report.subject, report.split, figures)
+        self.events.write("evaluation", step=report.step, fields=asdict(report))
         if self.writer is not None:
             prefix = f"{report.split}/{report.subject}"
             values = {f"{prefix}/{name}": value for name, value in report.metrics.items()}
@@ -105,6 +100,7 @@ class RunObserver:
     def on_checkpoint(self, report: CheckpointReport) -> None:
         self.state.set_checkpoint(report)
         log.info("checkpoint %s (%s), %d bytes", report.name, report.cause, report.num_bytes)
+        self.events.write("checkpoint", step=report.step, fields=asdict(report))
         if self.writer is not None:
             self.writer.submit(_tag_action(_TAG_CHECKPOINT, report.name))
         if self.display is not None:
@@ -114,6 +110,7 @@ class RunObserver:
         message = redact(message)
         self.state.add_event(name, message)
         log.log(logging.WARNING if name in _WARNINGS else logging.INFO, "%s", message)
+        self.events.write(name, step=self.state.step, fields={**fields, "message": message})
         if self.writer is not None and "backTo" in fields:
             self.writer.go_back(step=fields["step"], back_to=fields["backTo"])
         if self.writer is not None and name in _TAGGED:
@@ -151,9 +148,12 @@ class RunObserver:
 
 @dataclass(kw_only=True)
 class StopObserver(pipeline.NullObserver):
-    """The observer of every other rank: it only passes the wish to stop on."""
+    """The observer of every other rank: it passes the wish to stop on, and keeps a log."""
 
     stop_file: Path
+
+    def on_event(self, name: str, message: str, fields: Mapping[str, Any]) -> None:
+        log.info("%s", redact(message))
 
     def should_stop(self) -> bool:
         return self.stop_file.exists()
@@ -178,6 +178,22 @@ def reports_of(path: Path, *, workspace: Path) -> list[Path]:
     ]
 
 
+def throughput_line(report: StepReport) -> str:
+    """One step for the eyes: how it learns, how fast, in how much memory, how long still."""
+    return (
+        f"step {report.step}/{report.total_steps} loss={report.loss:.4f} "
+        f"lr={report.learning_rate:.3g} grad_norm={report.grad_norm:.3g} "
+        f"tokens_per_second={report.tokens_per_second:.0f} "
+        f"trained_tokens_per_second={_trained_rate(report):.0f} "
+        f"step_seconds={report.step_seconds:.3g} "
+        f"memory_megabytes={report.memory_bytes / 1e6:.0f} eta_seconds={report.eta_seconds:.0f}"
+    )
+
+
+def _trained_rate(report: StepReport) -> float:
+    return report.num_trained_tokens / report.step_seconds if report.step_seconds else 0.0
+
+
 def _step_metrics(report: StepReport) -> dict[str, float]:
     values = {
         "train/loss": report.loss,
@@ -186,6 +202,7 @@ def _step_metrics(report: StepReport) -> dict[str, float]:
         "train/epoch": report.epoch,
         "train/tokens": report.num_tokens,
         "train/tokens_per_second": report.tokens_per_second,
+        "train/trained_tokens_per_second": _trained_rate(report),
         "train/step_seconds": report.step_seconds,
         "train/memory_megabytes": report.memory_bytes / 1e6,
         "train/eta_seconds": report.eta_seconds,

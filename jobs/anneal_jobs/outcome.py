@@ -8,7 +8,12 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from anneal_jobs.errors import INTERRUPTED, TRAINER_CRASHED, InfrastructureError
+from anneal_jobs.errors import (
+    INTERRUPTED,
+    RANK_FAILED,
+    TRAINER_CRASHED,
+    InfrastructureError,
+)
 from anneal_jobs.redaction import redact
 from anneal_operator.api.outcome import MESSAGE_MAX, Outcome, OutcomeClass
 from anneal_pipeline.errors import PipelineError, StopRequestedError, UserError
@@ -69,9 +74,13 @@ def read_outcome(path: Path) -> Outcome | None:
 
 
 def find_outcome(folder: Path) -> Outcome | None:
-    """What the ranks left: a failure of any rank before the success of the first."""
+    """What the ranks left: a failure of any rank before the success of the first.
+
+    That another rank failed is no cause while that other one says more.
+    """
     found = [read_outcome(path) for path in sorted(folder.glob("rank-*.json"))]
-    outcomes = [outcome for outcome in found if outcome is not None]
+    told = [outcome for outcome in found if outcome is not None]
+    outcomes = [outcome for outcome in told if outcome.reason != RANK_FAILED] or told
     order = [OutcomeClass.USER, OutcomeClass.INFRASTRUCTURE]
     for outcome_class in order:
         for outcome in outcomes:

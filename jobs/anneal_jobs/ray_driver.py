@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 
 _OBJECT_STORE_BYTES = 100 << 20  # Ray refuses less than 75 MiB.
 _POLL_SECONDS = 0.2
+_MEETING_SECONDS = 24 * 3600
+"""The ranks wait for the first one's downloads and data, however long these take. A rank that dies
+ends the meeting at once; one that hangs brings no progress, which deadlines.stallSeconds is for."""
 _START_TRIES = 3
 _TEMP_FOLDER = "/tmp"  # noqa: S108  # sockets live there, and their paths are short
 _TEMP_PREFIX = "ray-"
@@ -51,6 +54,8 @@ _ENVIRONMENT = {
     # Threads that spin while they wait take the processors from the pods beside them, and then
     # from each other: two trainers on two cores were 50 times slower than one after the other.
     "OMP_WAIT_POLICY": "PASSIVE",
+    # All ranks are in this pod, whose host name need not lead anywhere.
+    "GLOO_SOCKET_IFNAME": "lo",
 }
 
 
@@ -121,6 +126,7 @@ def train(
     trainer = ray.train.torch.TorchTrainer(
         _train_loop,
         train_loop_config=settings_of(attempt),
+        torch_config=ray.train.torch.TorchConfig(timeout_s=_MEETING_SECONDS),
         scaling_config=ray.train.ScalingConfig(
             num_workers=resources.num_ranks,
             use_gpu=resources.use_gpu,

@@ -40,6 +40,7 @@ from anneal_pipeline.errors import StopRequestedError, UserError
 log = logging.getLogger(__name__)
 
 _TELL_SECONDS = 60.0
+_LOG_SUFFIXES = (".log", ".jsonl")
 _LOG_SHARE_SECONDS = 3.0
 _SHOW_LOGS_SECONDS = 30.0
 _SHOW_LOGS_SECONDS_MIN = 2.0
@@ -166,7 +167,10 @@ def show_logs(attempt: Attempt, *, within_seconds: float) -> None:
 
 def attempt_logs(attempt: Attempt) -> dict[str, bytes]:
     """The end of every log file, by name, with secrets masked."""
-    return {path.name: shown_tail(path) for path in sorted(attempt.folders.logs.glob("*.log"))}
+    paths = [
+        path for path in sorted(attempt.folders.logs.iterdir()) if path.suffix in _LOG_SUFFIXES
+    ]
+    return {path.name: shown_tail(path) for path in paths}
 
 
 def logs_folder(attempt: Attempt) -> str:

@@ -20,7 +20,7 @@ from anneal_operator.api.run_config import SIZE_BYTES_MAX
 from anneal_operator.api.spec import FineTuneJobSpec
 from anneal_operator.api.unsupported import unsupported_fields, unsupported_profile_fields
 from anneal_operator.observation import Input, Job
-from anneal_operator.stored_config import run_config
+from anneal_operator.stored_config import num_gpus, run_config
 from anneal_pipeline.config.schema import ConfigError
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -106,6 +106,7 @@ def _against_profile(
         _uris(spec, profile, job=job)
         or _revisions(spec, profile)
         or _limits(spec, profile)
+        or _ranks(spec, profile)
         or _size(spec, profile, job=job)
     )
 
@@ -188,6 +189,20 @@ def _limits(spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> Refusal | No
                 f"most {most}; ask for less, or use another profile.",
             )
     return None
+
+
+def _ranks(spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> Refusal | None:
+    """Each rank has one GPU of its own, or none of them has any."""
+    ranks, gpus = spec.compute.ranks_per_worker, num_gpus(spec, profile)
+    if ranks is None or gpus in (0, ranks):
+        return None
+    return Refusal(
+        reason=Reason.INVALID_SPEC,
+        message=f"spec.compute.ranksPerWorker is {ranks}, and each pod has {gpus} "
+        f"{'GPU' if gpus == 1 else 'GPUs'}: every rank needs one of its own; delete the "
+        "job, remove ranksPerWorker, or set spec.compute.gpusPerWorker to 0 to train on CPUs, and "
+        "apply it again.",
+    )
 
 
 def _size(spec: FineTuneJobSpec, profile: FineTuneProfileSpec, *, job: Job) -> Refusal | None:

@@ -3,6 +3,7 @@
     PipelineError
       UserError            the user's input is wrong: never retried, exit code 65
       CheckpointError      a checkpoint cannot be written or read: infrastructure
+      RankFailedError      another rank failed, whose own error is the cause
       TrainingFailedError  the run cannot go on with this model, data and rate
       StopRequestedError   asked to stop before there was anything to save: no failure
 
@@ -80,6 +81,10 @@ class StopRequestedError(PipelineError):
 
     def __init__(self) -> None:
         super().__init__("Stopped on request before training began; the next attempt starts anew.")
+
+
+class RankFailedError(PipelineError):
+    """Another rank of this run failed or is gone, so this one cannot go on either."""
 
 
 class TrainingFailedError(UserError):

@@ -15,7 +15,7 @@ from anneal_pipeline.config.steps import StepPlan, plan_steps
 from anneal_pipeline.data.files import DatasetFiles
 from anneal_pipeline.data.prepare import PreparedData, prepare_data
 from anneal_pipeline.data.tokens import generation_eos, stop_token_ids
-from anneal_pipeline.errors import NOTHING_TO_WATCH, StopRequestedError, UserError
+from anneal_pipeline.errors import NOTHING_TO_WATCH, UserError
 from anneal_pipeline.evaluation.perplexity import ROWS_PER_GROUP, Evaluator
 from anneal_pipeline.model.adapters import kept_parameters
 from anneal_pipeline.model.folder import check_model_folder, model_digest
@@ -88,24 +88,26 @@ class Opened:
 
 def open_inputs(inputs: Inputs) -> Opened:
     """Check and prepare everything; what is wrong with the job shows here, before any training."""
-    check_model_folder(inputs.model_dir, uri=inputs.config.model.uri)
-    form = choose_base_form(inputs.config.tuning, device=inputs.ranks.device)
-    check_optimizer(inputs.config.training, device=inputs.ranks.device)
-    tokenizer = load_tokenizer(inputs.model_dir)
+    with inputs.ranks.together():
+        check_model_folder(inputs.model_dir, uri=inputs.config.model.uri)
+        form = choose_base_form(inputs.config.tuning, device=inputs.ranks.device)
+        check_optimizer(inputs.config.training, device=inputs.ranks.device)
+        tokenizer = load_tokenizer(inputs.model_dir)
     data = _prepare(inputs, tokenizer)
     _check_early_stopping(inputs.config, data)
     world_size = inputs.ranks.world_size
     sequences = StepSequences.of(inputs.config.training, data.train.lengths())
     plan = plan_steps(inputs.config, num_sequences=len(sequences), world_size=world_size)
-    tuned = _load_model(inputs, form)
-    if sequences.packing is not None:
-        require_packable(tuned.model, uri=inputs.config.model.uri)
-    path = LogitsPath(tuned.model)
-    facts = run_facts(
-        world_size=world_size,
-        micro_batch_size=plan.micro_batch_size,
-        base_digest=model_digest(inputs.model_dir),
-    )
+    with inputs.ranks.together():
+        tuned = _load_model(inputs, form)
+        if sequences.packing is not None:
+            require_packable(tuned.model, uri=inputs.config.model.uri)
+        path = LogitsPath(tuned.model)
+        facts = run_facts(
+            world_size=world_size,
+            micro_batch_size=plan.micro_batch_size,
+            base_digest=model_digest(inputs.model_dir),
+        )
     opened = Opened(
         inputs=inputs,
         plan=plan,
@@ -144,15 +146,16 @@ def _take_up(opened: Opened) -> None:
     saved = find_checkpoint(inputs.checkpoints, ranks=inputs.ranks)
     if saved is None:
         return
-    opened.state = restore(
-        saved,
-        parameters=kept_parameters(opened.tuned.model),
-        optimizer=opened.optimizer,
-        config=inputs.config,
-        dataset_digest=opened.data.report.digest,
-        facts=opened.state.facts,
-        observer=inputs.observer,
-    )
+    with inputs.ranks.together():
+        opened.state = restore(
+            saved,
+            parameters=kept_parameters(opened.tuned.model),
+            optimizer=opened.optimizer,
+            config=inputs.config,
+            dataset_digest=opened.data.report.digest,
+            facts=opened.state.facts,
+            observer=inputs.observer,
+        )
     limit = opened.evaluator.limit
     limit.rows = min(limit.rows, opened.state.evaluation_batch_size or limit.rows)
     opened.resumed_from = saved.manifest.name
@@ -203,18 +206,12 @@ def _prepare(inputs: Inputs, tokenizer: PreTrainedTokenizerBase) -> PreparedData
             observer=inputs.observer,
         )
 
-    is_stopped = False
-    if not inputs.ranks.is_first:
-        if inputs.ranks.any(is_stopped):
-            raise StopRequestedError
-        return prepare()
-    try:
-        return prepare()
-    except StopRequestedError:
-        is_stopped = True
-        raise
-    finally:
-        inputs.ranks.any(is_stopped)
+    data = None
+    with inputs.ranks.together():
+        if inputs.ranks.is_first:
+            data = prepare()
+    with inputs.ranks.together():
+        return data or prepare()
 
 
 def _load_model(inputs: Inputs, form: BaseForm) -> TunedModel:

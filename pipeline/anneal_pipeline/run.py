@@ -60,8 +60,7 @@ class Run:
             return False
         folder = self.inputs.workspace / "evaluation"
         ranks, observer = self.inputs.ranks, self.inputs.observer
-        if ranks.is_first:
-            self.comparison.write_report(folder, state=self.state)
+        ranks.first_does(lambda: self.comparison.write_report(folder, state=self.state))
         if ranks.any(observer.should_stop()):
             return False
         if ranks.is_first:
@@ -74,13 +73,13 @@ class Run:
         artifacts = self.inputs.workspace / "artifacts"
         folder = artifacts / "adapter"
         digest = None
-        if self.inputs.ranks.is_first:
-            self._write_adapter(folder)
-            if self.inputs.config.export.verify:
-                self._verify(folder)
-            digest = write_artifact_manifest(artifacts)
-            self.inputs.observer.on_output(artifacts)
-        self.inputs.ranks.barrier()
+        with self.inputs.ranks.together():
+            if self.inputs.ranks.is_first:
+                self._write_adapter(folder)
+                if self.inputs.config.export.verify:
+                    self._verify(folder)
+                digest = write_artifact_manifest(artifacts)
+                self.inputs.observer.on_output(artifacts)
         return folder, digest
 
     def _verify(self, folder: Path) -> None:

@@ -70,9 +70,11 @@ def run_pipeline(
     a scratch folder of its own. A `UserError` means the job as written cannot succeed; a planned
     stop returns with `interrupted`, or raises `StopRequestedError` while data are prepared.
     """
-    workspace.mkdir(parents=True, exist_ok=True)
-    if rank == 0:
-        _write_config(config, workspace=workspace, observer=observer)
+    ranks = Ranks(rank=rank, world_size=world_size, device=device)
+    with ranks.together():
+        workspace.mkdir(parents=True, exist_ok=True)
+        if ranks.is_first:
+            _write_config(config, workspace=workspace, observer=observer)
     with tempfile.TemporaryDirectory(dir=workspace, prefix=".scratch-") as scratch:
         inputs = Inputs(
             config=config,
@@ -82,7 +84,7 @@ def run_pipeline(
             dataset_files=dataset_files,
             checkpoints=checkpoints,
             observer=observer,
-            ranks=Ranks(rank=rank, world_size=world_size, device=device),
+            ranks=ranks,
             clock=clock,
         )
         run = open_run(inputs)

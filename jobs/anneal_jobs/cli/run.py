@@ -6,7 +6,7 @@ import contextlib
 import json
 import logging
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 
@@ -27,6 +27,7 @@ from anneal_jobs.cli.local_job import (
     run_config_of,
 )
 from anneal_jobs.errors import TRACKING_FAILED, InfrastructureError, JobsError
+from anneal_jobs.event_log import EVENTS_NAME
 from anneal_jobs.execution import Reporting, run_first_rank
 from anneal_jobs.inputs import CONFIG_NAME
 from anneal_jobs.logs import log_to, shown_tail
@@ -52,6 +53,7 @@ from anneal_pipeline.config.schema import ConfigError
 from anneal_pipeline.device import choose_device
 from anneal_pipeline.errors import PipelineError, StopRequestedError
 from anneal_pipeline.observer import Observer
+from anneal_pipeline.training.ranks import Ranks
 
 log = logging.getLogger(__name__)
 
@@ -88,18 +90,26 @@ def run_job(job: JobFile, options: LocalOptions) -> int:
         client, run_id = _open_run(config)
     except (PipelineError, JobsError) as error:
         return _report(config, outcome_of_error(error), run_id=None)
+    if (job.spec.compute.ranks_per_worker or 1) > 1:
+        terminal.stderr().print(
+            "compute.ranksPerWorker is for pods: this process trains alone, to the same result "
+            "but for the last bits"
+        )
     number = last + 1
     attempt = attempt_of(config, number=number, run_id=run_id)
     log_path = attempt.folders.scratch / _LOG_NAME
-    log_path.unlink(missing_ok=True)
+    log_paths = (log_path, attempt.folders.logs / EVENTS_NAME)
+    for path in log_paths:
+        path.unlink(missing_ok=True)
     log_to(log_path, with_console=False)
     logging.captureWarnings(capture=True)
     outcome = _train(attempt, client)
-    _keep(folder, config, outcome, number=number, log_path=log_path)
+    logs = {path.name: shown_tail(path) for path in log_paths if path.exists()}
+    _keep(folder, config, outcome, number=number, logs=logs)
     send_logs(
         client,
         run_id,
-        {_LOG_NAME: shown_tail(log_path)},
+        logs,
         folder=attempt_folder(number),
         within_seconds=_SHOW_LOGS_SECONDS,
     )
@@ -153,9 +163,7 @@ def _train(attempt: Attempt, client: MlflowClient) -> Outcome:
             return run_first_rank(
                 attempt,
                 Reporting(state=state, writer=writer, display=display),
-                device=choose_device(0),
-                world_size=1,
-                inputs_ready=lambda: None,
+                ranks=Ranks(rank=0, world_size=1, device=choose_device(0)),
             )
     except Exception as error:  # the worker loop's edge: whatever it is becomes an outcome
         if isinstance(error, StopRequestedError):
@@ -196,14 +204,20 @@ def _stopping_by_signal(stop_file: Path) -> Iterator[None]:
 
 
 def _keep(
-    folder: BlobFolder, config: RunConfig, outcome: Outcome, *, number: int, log_path: Path
+    folder: BlobFolder,
+    config: RunConfig,
+    outcome: Outcome,
+    *,
+    number: int,
+    logs: Mapping[str, bytes],
 ) -> None:
-    """Leave outcome and log in the output folder, as a pod does, and what the file asked for."""
+    """Leave outcome and logs in the output folder, as a pod does, and what the file asked for."""
     name = attempt_folder(number)
     asked = json.dumps(config.pipeline.to_data(), indent=2)
     try:
         folder.write(f"{name}/{CONFIG_NAME}", asked.encode())
-        folder.write(f"{name}/{_LOG_NAME}", shown_tail(log_path))
+        for log_name, text in logs.items():
+            folder.write(f"{name}/{log_name}", text)
         data = outcome.model_dump_json(exclude_none=True, indent=2)
         folder.write(f"{name}/outcome.json", data.encode())
     except (PipelineError, OSError) as error:

@@ -43,7 +43,8 @@ class ComputeSpec(Schema):
     workers: int = Field(default=1, ge=1, le=256)
     """Worker pods."""
     ranks_per_worker: int | None = Field(default=None, ge=1, le=64)
-    """Training processes in each pod. Default: one per GPU, at least one."""
+    """Training processes in each pod, which share its CPUs and memory; each has one GPU or none.
+    They divide every batch, and train what one would. Default: one per GPU, at least one."""
     gpus_per_worker: int | None = Field(default=None, ge=0, le=64)
     """GPUs of each pod. Default: the profile's resources.gpusPerWorker."""
     cpus: Quantity | None = None

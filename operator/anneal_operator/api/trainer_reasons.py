@@ -103,6 +103,11 @@ TRAINER_REASON_DOCS: dict[str, ReasonDoc] = {
     "TrainerCrashed": _doc(
         "A training process ended without an outcome.", who=NOBODY, remedy=_REPEATED
     ),
+    "RankFailed": _doc(
+        "A training process was lost, killed perhaps for its memory, and the others ended.",
+        who=NOBODY,
+        remedy=f"{_REPEATED} If it happens again, raise compute.memory.",
+    ),
     "RayNotStarted": _doc("Ray did not start in the pod.", who=NOBODY, remedy=_REPEATED),
     "RunConfigInvalid": _doc(
         "The trainer cannot read what the operator stored.",

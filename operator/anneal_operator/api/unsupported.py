@@ -85,11 +85,6 @@ _JOB_CHECKS: tuple[_Check[FineTuneJobSpec], ...] = (
         allowed="use 1",
     ),
     _Check(
-        path="compute.ranksPerWorker",
-        refused=lambda s: _more_than_one(s.compute.ranks_per_worker),
-        allowed="use 1",
-    ),
-    _Check(
         path="compute.gpusPerWorker",
         refused=lambda s: _more_than_one(s.compute.gpus_per_worker),
         allowed="use 0 or 1",

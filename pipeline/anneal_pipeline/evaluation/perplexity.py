@@ -79,9 +79,10 @@ class Evaluator:
             if self.ranks.any(self.should_stop()):
                 return None
             mine = groups[first + self.ranks.rank : first + self.ranks.rank + 1]
-            for rows in mine:
-                for index, value in enumerate(self._group_sums(split, rows, train_all=train_all)):
-                    sums[index] += value
+            with self.ranks.together():
+                for rows in mine:
+                    found = self._group_sums(split, rows, train_all=train_all)
+                    sums = [total + value for total, value in zip(sums, found, strict=True)]
             self.on_progress(stage, min(first + self.ranks.world_size, len(groups)), len(groups))
         return self.ranks.sum(sums)
 

@@ -32,11 +32,9 @@ def restore_best(
 ) -> bool:
     """Put the best checkpoint's weights into the model; False when it cannot be read."""
     best = state.best_checkpoint
-    saved = share_checkpoint(
-        checkpoints.fetch(best) if best is not None and ranks.is_first else None,
-        checkpoints=checkpoints,
-        ranks=ranks,
-    )
+    if best is None:
+        return False
+    saved = share_checkpoint(lambda: checkpoints.fetch(best), checkpoints=checkpoints, ranks=ranks)
     if saved is None:
         return False
     load_weights(saved.folder, parameters)

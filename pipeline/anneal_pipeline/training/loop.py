@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -103,7 +104,10 @@ class Trainer:
 
     def run(self) -> bool:
         """Train; False when a planned stop came before the last step."""
-        self._begin()
+        with self.ranks.together():
+            self._begin()
+        if self.saver.last_checkpoint is not None:
+            self._write_milestones()  # killed after the checkpoint, it may not have got out
         while True:
             if not self._evaluate_if_due() or self.ranks.any(self.observer.should_stop()):
                 self.saver.save(self.state, cause="stop")
@@ -128,7 +132,6 @@ class Trainer:
         self.saver.saved_step = self.state.step
         if self.ranks.is_first:
             pin_best(self.checkpoints, self.state, metric=self.metric)
-            self._write_milestones()  # killed after the checkpoint, it may not have got out
 
     def _is_over(self) -> bool:
         if self.state.step >= self.plan.total_steps:
@@ -229,8 +232,8 @@ class Trainer:
         self._first_step, self._started = restored.step, self.clock()
 
     def _own_batches(self, sequences: Sequence[tuple[int, ...]]) -> list[Batch]:
-        groups = micro_batches(sequences, self.limit.rows)
-        return [self._batch(group) for group in groups[self.ranks.rank :: self.ranks.world_size]]
+        own = self.ranks.share_of(sequences)
+        return [self._batch(group) for group in micro_batches(own, self.limit.rows)]
 
     def _batch(self, sequences: Sequence[tuple[int, ...]]) -> Batch:
         train = self.data.train
@@ -322,8 +325,7 @@ class Trainer:
         self.state.best_step = self.state.step
         self.state.best_checkpoint = self.checkpoints.name_of(self.state.step)
         self.saver.save(self.state, cause="best")
-        if self.ranks.is_first:
-            pin_best(self.checkpoints, self.state, metric=self.metric)
+        self.ranks.first_does(lambda: pin_best(self.checkpoints, self.state, metric=self.metric))
 
     def _diagnose(self, found: Iterator[Diagnosis]) -> None:
         for diagnosis in found:
@@ -337,5 +339,5 @@ class Trainer:
 
     def _write_milestones(self) -> None:
         for percent in self.config.checkpoint.milestones:
-            if self.ranks.is_first and self.plan.milestone_step(percent) == self.state.step:
-                self.on_milestone(percent, self.state)
+            if self.plan.milestone_step(percent) == self.state.step:
+                self.ranks.first_does(partial(self.on_milestone, percent, self.state))

@@ -68,22 +68,22 @@ class AdapterOptimizer:
         own = [sum(b.num_tokens for b in batches), sum(b.num_trained_tokens for b in batches)]
         num_tokens, num_trained = (int(n) for n in self._ranks.sum(own))
         divisor = max(1, num_trained)
-        own_loss, ran_out = 0.0, False
+        own_loss, ran_out, failure = 0.0, False, None
         try:
             for batch in batches:
                 own_loss += path.backward(
                     batch.to(self._ranks.device),
                     weigh=lambda losses: self.scaler.scale(losses / divisor),
                 )
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            ran_out = True
-        if self._ranks.any(ran_out):
+        except Exception as error:  # raised again by the vote
+            ran_out = is_out_of_memory(error)
+            failure = None if ran_out else error
+        all_loss, num_ran_out = self._ranks.sum([own_loss, float(ran_out)], failure=failure)
+        if num_ran_out:
             self.drop()
             free_memory(self._ranks.device)
             raise MemoryRanOutError
-        loss = self._ranks.sum([own_loss])[0] / divisor
+        loss = all_loss / divisor
         self._ranks.sum_gradients(self._parameters)
         if self._has_gradients():  # the scaler fails on none
             self.scaler.unscale_(self.adamw)

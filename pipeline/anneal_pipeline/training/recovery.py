@@ -5,11 +5,12 @@ number: the rows that cause it alone are left out from then on; where none stand
 is left out and the learning rate halved. Damaged weights or a loss that ran away: back to the
 newest checkpoint from before, with half the learning rate. After MAX_INTERVENTIONS halvings, or too
 many rows left out, the run fails and says why. All decisions follow from numbers that every rank
-has, so ranks agree without asking, and a resumed run repeats them.
+has or was asked for, so that all ranks take the same, and a resumed run repeats them.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,7 @@ class Recovery:
         self, state: RunState, *, sequences: Sequence[tuple[int, ...]]
     ) -> None:
         """Halve the micro-batch, or fail with what would fit."""
-        used = min(self.limit.rows, len(sequences))
+        used = min(self.limit.rows, math.ceil(len(sequences) / self.ranks.world_size))
         lengths = self.data.train.lengths()
         length = max(sum(lengths[row] for row in rows) for rows in sequences)
         if not self.limit.halve(rows=used):
@@ -159,19 +160,21 @@ class Recovery:
         return self.config.training.learning_rate * state.rate_factor
 
     def weights_are_finite(self) -> bool:
+        """On every rank: one whose memory is damaged takes the others back with it."""
         norm = torch.nn.utils.get_total_norm(list(self.parameters.values()))
-        return bool(torch.isfinite(norm))
+        return not self.ranks.any(not torch.isfinite(norm))
 
     def _guilty_rows(self, rows: Sequence[int], *, batch_of: Callable[[int], Batch]) -> list[int]:
         """The rows that give no number by themselves; the ranks share the work."""
         flags = [0.0] * len(rows)
-        for index in range(self.ranks.rank, len(rows), self.ranks.world_size):
-            batch = batch_of(rows[index]).to(self.ranks.device)
-            loss = torch.tensor(self.path.backward(batch, weigh=lambda losses: losses))
-            grads = [p.grad for p in self.parameters.values() if p.grad is not None]
-            norm = torch.nn.utils.get_total_norm(grads)
-            flags[index] = float(not (torch.isfinite(loss) and torch.isfinite(norm)))
-            self.optimizer.drop()
+        with self.ranks.together():
+            for index in self.ranks.share_of(range(len(rows))):
+                batch = batch_of(rows[index]).to(self.ranks.device)
+                loss = torch.tensor(self.path.backward(batch, weigh=lambda losses: losses))
+                grads = [p.grad for p in self.parameters.values() if p.grad is not None]
+                norm = torch.nn.utils.get_total_norm(grads)
+                flags[index] = float(not (torch.isfinite(loss) and torch.isfinite(norm)))
+                self.optimizer.drop()
         return [row for row, flag in zip(rows, self.ranks.sum(flags), strict=True) if flag]
 
     def _leave_out(self, state: RunState, *, rows: Sequence[int], why: str, end: str) -> None:
@@ -228,15 +231,18 @@ class Recovery:
 
     def _healthy_checkpoint(self, state: RunState) -> SavedCheckpoint | None:
         """The newest one of this run whose loss showed no sign yet."""
-        found = None
-        for name in self.checkpoints.names() if self.ranks.is_first else ():
-            order = order_of(name)
-            if order is None or order[0] > state.step or not _was_healthy(state, step=order[0]):
-                continue
-            found = self._fetch_of_this_run(name)
-            if found is not None:
-                break
-        return share_checkpoint(found, checkpoints=self.checkpoints, ranks=self.ranks)
+
+        def find() -> SavedCheckpoint | None:
+            for name in self.checkpoints.names():
+                order = order_of(name)
+                if order is None or order[0] > state.step or not _was_healthy(state, step=order[0]):
+                    continue
+                found = self._fetch_of_this_run(name)
+                if found is not None:
+                    return found
+            return None
+
+        return share_checkpoint(find, checkpoints=self.checkpoints, ranks=self.ranks)
 
     def _fetch_of_this_run(self, name: str) -> SavedCheckpoint | None:
         """A checkpoint unless it is damaged or a run wrote it that this one does not go on from."""
@@ -255,16 +261,14 @@ class Recovery:
 
     def _forget_after(self, restored: RunState) -> None:
         """Checkpoints from after it go, so that no later attempt takes them up."""
-        if self.ranks.is_first:
+
+        def discard() -> list[str]:
             self.checkpoints.discard_after(restored.step, own_only=not self._resumes)
-            names = self.checkpoints.names()
-        known = [names if self.ranks.is_first else []]
-        if self.ranks.world_size > 1:
-            torch.distributed.broadcast_object_list(known, src=0, device=self.ranks.device)
-        if restored.best_checkpoint not in known[0]:
+            return self.checkpoints.names()
+
+        if restored.best_checkpoint not in self.ranks.share(discard):
             restored.best_checkpoint = restored.best_step = restored.best_value = None
-        elif self.ranks.is_first:
-            pin_best(self.checkpoints, restored, metric=self.metric)
+        self.ranks.first_does(lambda: pin_best(self.checkpoints, restored, metric=self.metric))
 
     def _tell(self, message: str, **fields: Any) -> None:
         if self.ranks.is_first:

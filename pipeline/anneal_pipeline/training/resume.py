@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import platform
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
 
 import torch
-import torch.distributed
 
 from anneal_pipeline.checkpoint.store import CheckpointStore, SavedCheckpoint
 from anneal_pipeline.config.pipeline import PipelineConfig
@@ -57,25 +56,25 @@ def run_facts(*, world_size: int, micro_batch_size: int, base_digest: str) -> di
 
 def find_checkpoint(checkpoints: CheckpointStore, *, ranks: Ranks) -> SavedCheckpoint | None:
     """The checkpoint all ranks resume from: the first rank chooses, the others fetch the same."""
-    return share_checkpoint(
-        checkpoints.latest() if ranks.is_first else None, checkpoints=checkpoints, ranks=ranks
-    )
+    return share_checkpoint(checkpoints.latest, checkpoints=checkpoints, ranks=ranks)
 
 
 def share_checkpoint(
-    found: SavedCheckpoint | None, *, checkpoints: CheckpointStore, ranks: Ranks
+    find: Callable[[], SavedCheckpoint | None], *, checkpoints: CheckpointStore, ranks: Ranks
 ) -> SavedCheckpoint | None:
-    """What the first rank found, as every rank's own verified copy."""
-    if ranks.world_size == 1:
-        return found
-    names = [found.manifest.name if found else None]
-    torch.distributed.broadcast_object_list(names, src=0, device=ranks.device)
-    if ranks.is_first or names[0] is None:
-        return found
-    fetched = checkpoints.fetch(names[0])
-    if fetched is None:
-        raise CheckpointError(f"checkpoint {names[0]} is good on rank 0 and damaged on this rank")
-    return fetched
+    """What the first rank finds, as every rank's own verified copy."""
+    found = None
+    with ranks.together():
+        if ranks.is_first:
+            found = find()
+    name = ranks.share(lambda: found.manifest.name if found else None)
+    if name is None:
+        return None
+    with ranks.together():
+        found = found or checkpoints.fetch(name)
+        if found is None:
+            raise CheckpointError(f"checkpoint {name} is good on rank 0 and damaged on this rank")
+    return found
 
 
 def restore(

@@ -44,10 +44,9 @@ class Saver:
 
     def save(self, state: RunState, *, cause: str) -> None:
         if self.saved_step != state.step:
-            if self.ranks.is_first:
-                self._write_checkpoint(state, cause=cause)
+            self.ranks.require_equal(list(self.parameters.values()))
+            self.ranks.first_does(lambda: self._write_checkpoint(state, cause=cause))
             self.saved_step = state.step
-            self.ranks.barrier()
 
     def save_initial(self, state: RunState) -> None:
         """Keep the state of a run that begins, so that a recovery can go back to it."""

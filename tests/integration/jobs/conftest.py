@@ -10,11 +10,15 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import boto3
 import pytest
 
 from anneal_jobs.storage.s3 import S3Settings
+
+if TYPE_CHECKING:
+    from .trial import Trial
 
 CACHE = Path(os.environ.get("ANNEAL_CACHE") or Path.home() / ".cache" / "anneal")
 VERSITYGW = CACHE / "bin" / "versitygw"
@@ -173,3 +177,15 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowSe
         yield server
     finally:
         server.stop()
+
+
+@pytest.fixture
+def trial(
+    s3: S3Server, mlflow_server: MlflowServer, tmp_path: Path, tiny_model: Path
+) -> Iterator["Trial"]:
+    from .trial import Trial  # MLflow: only for the tests that train
+
+    trial = Trial(s3=s3, mlflow=mlflow_server, folder=tmp_path, model=tiny_model)
+    trial.progress.start()
+    yield trial
+    trial.progress.stop()

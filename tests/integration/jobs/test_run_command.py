@@ -78,9 +78,13 @@ def test_a_job_is_interrupted_resumed_done_and_not_done_again(folder: Path) -> N
     kind = client.get_experiment("1").tags["mlflow.experimentKind"]
     assert kind == "custom_model_development"
 
-    code, stdout, stderr = finish(start(folder, "--set", steps))
+    two_ranks = ("--set", "compute.ranksPerWorker=2")
+    code, stdout, stderr = finish(start(folder, "--set", steps, *two_ranks))
     assert code == 0, stderr
     assert "Resuming from step" in stderr
+    assert "this process trains alone" in stderr
+    events = (folder / "anneal-runs/tiny/logs/attempt-02/events.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in events if '"step",' in line][-1] == 80
     assert "responsePerplexity" in stdout
     assert "tiny/1 (alias candidate)" in stdout
     assert (folder / "anneal-runs/tiny/artifacts/adapter/adapter_model.safetensors").is_file()

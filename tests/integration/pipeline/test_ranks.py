@@ -1,134 +1,159 @@
-"""Two ranks on the CPU: the gradients of one, and one opinion about memory."""
+"""Two ranks on the CPU: the gradients and the run of one, stopped and resumed as one."""
 
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy
 import pytest
-import torch
-from safetensors.torch import load_file
+from tests.integration.pipeline.processes import run_ranks, values_of
+from tests.integration.pipeline.rank_tasks import LENGTHS, Deed, Trained, gradients, train
 
-RANK = """
-import json, os, sys
-from pathlib import Path
-import torch
-import torch.distributed
-from safetensors.torch import save_file
-from tests.unit.pipeline import kit
-from anneal_pipeline.config.training import TrainingConfig
-from anneal_pipeline.data.prepared import PreparedSplit
-from anneal_pipeline.model.adapters import trainable_parameters
-from anneal_pipeline.model.loading import load_tuned_model
-from anneal_pipeline.training.batches import collate, micro_batches
-from anneal_pipeline.training.loss import LogitsPath
-from anneal_pipeline.training.memory import MemoryRanOutError
-from anneal_pipeline.training.optimizer import AdapterOptimizer
-from anneal_pipeline.training.ranks import Ranks
+from anneal_pipeline.checkpoint.manifest import order_of
 
-torch.set_num_threads(1)
-model_dir, out = Path(sys.argv[1]), Path(sys.argv[2])
-rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-if world_size > 1:
-    torch.distributed.init_process_group("gloo")
-config = kit.make_config(
-    tuning={"lora": {"rank": 4, "dropout": 0.0}}, training={"gradientCheckpointing": False}
-)
-tuned = load_tuned_model(config, folder=model_dir, device=torch.device("cpu"))
-tuned.model.train()
-parameters = trainable_parameters(tuned.model)
-for index, parameter in enumerate(parameters.values()):
-    torch.manual_seed(index)
-    parameter.data.normal_(std=0.05)
-lengths = [5, 40, 10, 35, 15, 30, 20]
-torch.manual_seed(3)
-split = PreparedSplit(
-    ids=torch.randint(4, 300, (sum(lengths),), dtype=torch.int32),
-    is_response=torch.tensor([int(i > n // 3) for n in lengths for i in range(n)]),
-    offsets=torch.tensor([0, *lengths]).cumsum(0),
-)
-ranks = Ranks(rank=rank, world_size=world_size, device=torch.device("cpu"))
-optimizer = AdapterOptimizer(
-    TrainingConfig(max_grad_norm=1e6), model=tuned.model, compute=torch.float32, ranks=ranks
-)
-path = LogitsPath(tuned.model)
-groups = micro_batches(range(len(lengths)), 2)[rank::world_size]
-batches = [collate(split, rows, pad_id=0, train_all=False) for rows in groups]
-outcome = optimizer.gather(path, batches)
-save_file({n: p.grad for n, p in parameters.items()}, out / f"{world_size}-{rank}.safetensors")
-optimizer.take_back()
-
-forward = type(tuned.model.get_base_model().base_model).forward
-def hungry(self, *args, **options):
-    if rank == world_size - 1:
-        torch.empty(1 << 50)
-    return forward(self, *args, **options)
-type(tuned.model.get_base_model().base_model).forward = hungry
-try:
-    optimizer.gather(path, batches)
-    ran_out = False
-except MemoryRanOutError:
-    ran_out = all(p.grad is None for p in parameters.values())
-facts = {"loss": outcome.loss, "norm": outcome.grad_norm, "ranOut": ran_out}
-(out / f"{world_size}-{rank}.json").write_text(json.dumps(facts))
-"""
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-    return port
+STEPS = 8
+"""One epoch of the 30 rows, whose last batch is partial, and one step of the next."""
 
 
 @pytest.fixture(scope="module")
-def results(
-    kit: ModuleType, model_dir: Path, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Any]:
-    """Facts and gradients by world size and rank."""
-    out = tmp_path_factory.mktemp("ranks")
-    running = []
-    for world_size in (1, 2):
-        port = str(free_port())
-        for rank in range(world_size):
-            env = {
-                **os.environ,
-                "RANK": str(rank),
-                "WORLD_SIZE": str(world_size),
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": port,
-            }
-            command = [sys.executable, "-c", RANK, str(model_dir), str(out)]
-            running.append(subprocess.Popen(command, env=env))
-    assert [process.wait(timeout=300) for process in running] == [0, 0, 0]
-    return {
-        path.stem: (json.loads(path.read_text()), load_file(path.with_suffix(".safetensors")))
-        for path in out.glob("*.json")
-    }
+def rows(kit: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path: Path = kit.write_rows(tmp_path_factory.mktemp("rows") / "rows.jsonl", kit.sums(30))
+    return path
 
 
-def test_mean_of_means_two_ranks_have_the_gradients_of_one(results: dict[str, Any]) -> None:
-    facts, want = results["1-0"]
-    for name in ("2-0", "2-1"):
-        ours, got = results[name]
-        assert ours["loss"] == pytest.approx(facts["loss"], rel=1e-5)
-        assert ours["norm"] == pytest.approx(facts["norm"], rel=1e-5)
-        for key, tensor in want.items():
-            scale = float(tensor.abs().max())
-            torch.testing.assert_close(got[key], tensor, rtol=1e-5, atol=1e-5 * scale)
+def config_of(kit: ModuleType, *, dropout: float) -> Any:
+    return kit.make_config(
+        tuning={"method": "lora", "lora": {"rank": 4, "dropout": dropout}},
+        training={"maxSteps": STEPS, "microBatchSize": 2},
+        dataset={"split": {"train": 0.9, "validation": 0.1}},
+        evaluation={"everySteps": 2, "numGenerations": 0},
+        checkpoint={"everySteps": 3, "milestones": [50, 100]},
+        export={"verify": False},
+    )
 
 
-def test_memory_that_runs_out_on_one_rank_is_the_same_news_on_all(
-    results: dict[str, Any],
+class Job:
+    """A run and its attempts below one folder."""
+
+    def __init__(self, root: Path, config: Any, *, model_dir: Path, rows: Path) -> None:
+        self.root, self.config = root, config
+        self._inputs = (model_dir, rows)
+        self._attempts = 0
+
+    def attempt(self, *, count: int, deed: Deed | None = None) -> list[Trained]:
+        self._attempts += 1
+        meeting = self.root / f"meeting-{self._attempts}"
+        self.root.mkdir(exist_ok=True)
+        arguments = (self.root, self.config, *self._inputs, self._attempts, deed)
+        return values_of(run_ranks(train, *arguments, meeting=meeting, count=count))
+
+    def final_state(self) -> dict[str, object]:
+        """Everything the last checkpoint holds, and what was made of it."""
+        found = [path for path in (self.root / "checkpoints").iterdir() if order_of(path.name)]
+        last = max(found, key=lambda path: order_of(path.name) or (0, 0))
+        nameless = re.compile(r"-a\d\d-\w+")  # which attempt wrote it is the only difference
+        return {
+            "weights": (last / "adapter.safetensors").read_bytes(),
+            "moments": (last / "optimizer.safetensors").read_bytes(),
+            "state": json.loads(nameless.sub("", (last / "state.json").read_text())),
+            "artefacts": (self.root / "out" / "artifacts" / "manifest.json").read_bytes(),
+        }
+
+
+@pytest.fixture(scope="module")
+def at_once(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Outcome and gradients of one rank that takes all rows in one pass."""
+    meeting = tmp_path_factory.mktemp("alone") / "meeting"
+    arguments = (model_dir, len(LENGTHS), len(LENGTHS))
+    return values_of(run_ranks(gradients, *arguments, meeting=meeting, count=1))[0]
+
+
+@pytest.mark.parametrize(("count", "micro_batch"), [(1, 1), (1, 2), (1, 4), (2, 8), (2, 1), (3, 2)])
+def test_mean_of_means_any_cut_over_ranks_and_passes_has_the_same_gradients(
+    model_dir: Path, tmp_path: Path, at_once: Any, count: int, micro_batch: int
 ) -> None:
-    assert {name: facts["ranOut"] for name, (facts, _) in results.items()} == {
-        "1-0": True,
-        "2-0": True,
-        "2-1": True,
-    }
+    want, expected = at_once
+    arguments = (model_dir, micro_batch, len(LENGTHS))
+    for outcome, found in values_of(
+        run_ranks(gradients, *arguments, meeting=tmp_path / "meeting", count=count)
+    ):
+        assert outcome.num_trained_tokens == want.num_trained_tokens
+        assert outcome.loss == pytest.approx(want.loss, rel=1e-5)
+        assert outcome.grad_norm == pytest.approx(want.grad_norm, rel=1e-5)
+        for name, gradient in expected.items():
+            scale = float(numpy.abs(gradient).max())
+            numpy.testing.assert_allclose(found[name], gradient, rtol=1e-5, atol=1e-5 * scale)
+
+
+def test_a_rank_without_a_row_in_the_window_has_the_gradients_of_the_others(
+    model_dir: Path, tmp_path: Path
+) -> None:
+    ((want, expected),) = values_of(
+        run_ranks(gradients, model_dir, 1, 1, meeting=tmp_path / "alone", count=1)
+    )
+    pair = values_of(run_ranks(gradients, model_dir, 1, 1, meeting=tmp_path / "pair", count=2))
+    for outcome, found in pair:
+        assert outcome == want
+        for name, gradient in expected.items():
+            numpy.testing.assert_array_equal(found[name], gradient)
+
+
+def test_two_ranks_train_and_evaluate_like_one(
+    kit: ModuleType, model_dir: Path, rows: Path, tmp_path: Path
+) -> None:
+    config = config_of(kit, dropout=0.0)
+    one = Job(tmp_path / "one", config, model_dir=model_dir, rows=rows)
+    two = Job(tmp_path / "two", config, model_dir=model_dir, rows=rows)
+    (alone,), (first, second) = one.attempt(count=1), two.attempt(count=2)
+    assert (first.step, first.interrupted) == (second.step, second.interrupted) == (STEPS, False)
+    assert first.losses == [(s, pytest.approx(loss, rel=1e-4)) for s, loss in alone.losses]
+    assert first.evaluations == [pytest.approx(e, rel=1e-4) for e in alone.evaluations]
+    assert second.tuned == first.tuned
+    assert (second.losses, second.evaluations) == ([], []), "the first rank tells for all"
+    for part in ("artifacts/adapter", "milestones/checkpoint-50pct", "evaluation"):
+        assert (tmp_path / "two" / "out" / part).is_dir()
+
+
+@pytest.fixture(scope="module")
+def whole(
+    kit: ModuleType, model_dir: Path, rows: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, object]:
+    """The final state of two ranks that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("whole") / "job"
+    job = Job(folder, config_of(kit, dropout=0.1), model_dir=model_dir, rows=rows)
+    job.attempt(count=2)
+    return job.final_state()
+
+
+@pytest.mark.parametrize(("rank", "step"), [(0, 2), (1, 5)])
+def test_a_stop_on_one_rank_stops_all_at_that_step_and_resumes_to_the_same_bits(
+    kit: ModuleType,
+    model_dir: Path,
+    rows: Path,
+    whole: dict[str, object],
+    tmp_path: Path,
+    rank: int,
+    step: int,
+) -> None:
+    job = Job(tmp_path, config_of(kit, dropout=0.1), model_dir=model_dir, rows=rows)
+    stopped = job.attempt(count=2, deed=Deed("stop", rank=rank, step=step))
+    assert [(end.step, end.interrupted) for end in stopped] == [(step, True)] * 2
+    resumed = job.attempt(count=2)
+    assert [(end.step, end.interrupted) for end in resumed] == [(STEPS, False)] * 2
+    assert [done for done, _ in resumed[0].losses] == list(range(step + 1, STEPS + 1))
+    assert job.final_state() == whole
+
+
+def test_another_number_of_ranks_goes_on_and_is_named(
+    kit: ModuleType, model_dir: Path, rows: Path, tmp_path: Path
+) -> None:
+    job = Job(tmp_path, config_of(kit, dropout=0.0), model_dir=model_dir, rows=rows)
+    job.attempt(count=2, deed=Deed("stop", rank=0, step=3))
+    (resumed,) = job.attempt(count=1)
+    assert resumed.step == STEPS
+    (warning,) = [text for name, text in resumed.events if "other conditions" in text]
+    assert "worldSize 2 -> 1" in warning

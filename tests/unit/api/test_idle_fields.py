@@ -126,12 +126,12 @@ FILES: dict[str, dict[str, str]] = {
         "training.seed": "training.seed",
         "checkpoint.milestones": "checkpoint.milestones",
     },
+    f"{PIPELINE}/training/schedule.py": {"training.schedule": "config.schedule"},
     f"{PIPELINE}/training/recovery.py": {
         "training.learningRate": "training.learning_rate",
         "training.recovery.nan": "recovery.nan",
         "training.recovery.divergence": "modes.divergence",
     },
-    f"{PIPELINE}/training/schedule.py": {"training.schedule": "config.schedule"},
     f"{PIPELINE}/training/sequences.py": {"training.packing": "config.packing"},
     f"{PIPELINE}/training/resume.py": {"checkpoint.acceptChanges": "checkpoint.accept_changes"},
     f"{PIPELINE}/opening.py": {"checkpoint.resume": "checkpoint.resume"},
@@ -151,7 +151,10 @@ FILES: dict[str, dict[str, str]] = {
         "tracking.tags": "spec.tracking.tags",
         "compute.profile": "spec.compute.profile",
     },
-    f"{OPERATOR}/stored_config.py": {"compute.gpusPerWorker": "spec.compute.gpus_per_worker"},
+    f"{OPERATOR}/stored_config.py": {
+        "compute.gpusPerWorker": "spec.compute.gpus_per_worker",
+        "compute.ranksPerWorker": "spec.compute.ranks_per_worker",
+    },
     f"{OPERATOR}/manifests.py": {
         "compute.cpus": "spec.compute.cpus",
         "compute.memory": "spec.compute.memory",

@@ -136,6 +136,15 @@ def wrong(data: dict[str, Any]) -> ConfigError:
         ),
         pytest.param(
             seen(
+                spec=spec(compute={"ranksPerWorker": 2}),
+                profile=profile(resources={"gpusPerWorker": 1}),
+            ),
+            "InvalidSpec",
+            "spec.compute.ranksPerWorker is 2, and each pod has 1 GPU:",
+            id="two ranks for one GPU",
+        ),
+        pytest.param(
+            seen(
                 spec=spec(
                     dataset={
                         "files": {
@@ -171,6 +180,11 @@ def test_refusal(picture: Input, reason: str, named: str) -> None:
     refused = refusal(picture)
     assert refused is not None
     assert (refused.reason, named in refused.message) == (reason, True), refused.message
+
+
+def test_ranks_without_gpus_are_accepted() -> None:
+    cpus = profile(resources={"gpusPerWorker": 0})
+    assert refusal(seen(spec=spec(compute={"ranksPerWorker": 2}), profile=cpus)) is None
 
 
 @pytest.mark.parametrize(

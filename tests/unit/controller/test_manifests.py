@@ -91,6 +91,16 @@ def test_child_job(
     check(f"job-{name}", made(job_spec, profile), update=update)
 
 
+def test_ranks_share_the_resources_of_their_pod() -> None:
+    one, two = (spec(compute={"ranksPerWorker": ranks}) for ranks in (1, 2))
+    profile = profile_spec(resources={"gpusPerWorker": 0})
+    assert made(two, profile) == made(one, profile)
+    config = run_config(
+        JOB, spec=two, profile=profile, output_uri="s3://models/out", release=RELEASE
+    )
+    assert config.compute.ranks_per_worker == 2
+
+
 @pytest.mark.parametrize(("name", "job_spec", "profile"), CASES)
 def test_run_config_map(
     name: str, job_spec: FineTuneJobSpec, profile: FineTuneProfileSpec, update: bool

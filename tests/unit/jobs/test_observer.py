@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from anneal_jobs.event_log import EventLog
 from anneal_jobs.observer import RunObserver, tag_of_event
 from anneal_jobs.progress import ProgressReporter
 from anneal_jobs.run_state import RunState
@@ -54,6 +55,7 @@ def test_events_are_in_the_log_and_in_the_progress(
         uploader=None,
         display=None,
         workspace=tmp_path,
+        events=EventLog(tmp_path / "events.jsonl", run="3f9c", attempt=1),
     )
     with caplog.at_level(logging.INFO, logger="anneal_jobs.observer"):
         observer.on_event(name, "half the rows from now on", {"kind": "oom"})
@@ -74,6 +76,7 @@ def test_an_attempt_that_learns_of_a_newer_one_stops_at_its_next_step(tmp_path: 
         uploader=None,
         display=None,
         workspace=tmp_path,
+        events=EventLog(tmp_path / "events.jsonl", run="3f9c", attempt=1),
     )
     state.add_event("warning", "Few rows.")
     assert not observer.should_stop()

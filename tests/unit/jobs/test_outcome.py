@@ -17,6 +17,7 @@ from anneal_jobs.outcome import (
 from anneal_operator.api.outcome import Outcome, OutcomeClass
 from anneal_pipeline.errors import (
     CheckpointError,
+    RankFailedError,
     StopRequestedError,
     TrainingFailedError,
     UserError,
@@ -33,6 +34,7 @@ from anneal_pipeline.errors import (
         (StaleAttemptError(), "Infrastructure", "StaleAttempt", 203),
         (InfrastructureError("TrackingFailed", "No."), "Infrastructure", "TrackingFailed", 203),
         (CheckpointError("Damaged."), "Infrastructure", "Checkpoint", 203),
+        (RankFailedError("Rank 1 failed."), "Infrastructure", "RankFailed", 203),
         (ZeroDivisionError("division"), "Infrastructure", "TrainerCrashed", 203),
     ],
 )
@@ -86,3 +88,16 @@ def test_a_rank_that_failed_outranks_the_first_that_did_not(tmp_path: Path) -> N
     assert find_outcome(tmp_path) == lost
     write_outcome(tmp_path / "rank-2.json", wrong)
     assert find_outcome(tmp_path) == wrong
+
+
+@pytest.mark.parametrize(
+    "cause", [StorageUnreachableError("No answer."), StopRequestedError(), UserError("X", "Y.")]
+)
+def test_the_rank_that_says_what_happened_outranks_those_it_took_along(
+    tmp_path: Path, cause: Exception
+) -> None:
+    taken_along = outcome_of_error(RankFailedError("Rank 1 of 2 failed: no answer"))
+    write_outcome(tmp_path / "rank-0.json", taken_along)
+    assert find_outcome(tmp_path) == taken_along
+    write_outcome(tmp_path / "rank-1.json", outcome_of_error(cause))
+    assert find_outcome(tmp_path) == outcome_of_error(cause)

@@ -155,9 +155,9 @@ class RecordingObserver(NullObserver):
 
 def make_store(root: Path, *, attempt: int = 1, keep: int = 3, **options: Any) -> CheckpointStore:
     """Checkpoints on the local disk, as one attempt writes them."""
+    options.setdefault("scratch", root / f"scratch-{attempt}")
     return CheckpointStore(
         LocalFolder(root / "checkpoints"),
-        scratch=root / f"scratch-{attempt}",
         attempt=attempt,
         writer="1f2e3d4c",
         keep=keep,
@@ -173,14 +173,19 @@ def run(
     rows: Path,
     attempt: int = 1,
     observer: NullObserver | None = None,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> PipelineResult:
     """The whole pipeline on the CPU, with its outputs and checkpoints below `root`."""
+    scratch = root / f"scratch-{attempt}-{rank}"
     return run_pipeline(
         config,
         workspace=root / "out",
         model_dir=model_dir,
         dataset_files=DatasetFiles(train=(rows,)),
-        checkpoints=make_store(root, attempt=attempt, keep=config.checkpoint.keep),
+        checkpoints=make_store(root, attempt=attempt, keep=config.checkpoint.keep, scratch=scratch),
         observer=observer or RecordingObserver(),
         device=torch.device("cpu"),
+        rank=rank,
+        world_size=world_size,
     )
