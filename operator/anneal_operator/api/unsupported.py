@@ -46,11 +46,6 @@ _REMOVE = "remove the field"
 
 _JOB_CHECKS: tuple[_Check[FineTuneJobSpec], ...] = (
     _Check(
-        path="dataset.columns.conversationId",
-        refused=lambda s: s.dataset.columns and s.dataset.columns.conversation_id,
-        allowed=_REMOVE,
-    ),
-    _Check(
         path="tuning.lora.bias",
         refused=lambda s: _outside((s.tuning.lora.bias,), ("none",)),
         allowed="use none",

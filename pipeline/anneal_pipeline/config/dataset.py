@@ -46,7 +46,8 @@ class DatasetColumns(Schema):
     tools: ColumnName | None = None
     """The tool definitions of a function-calling row."""
     conversation_id: ColumnName | None = None
-    """What joins rows into one conversation."""
+    """Rows that follow each other with the same value here are joined, in order, into one
+    conversation. Not for layout text."""
 
 
 class SplitConfig(Schema):

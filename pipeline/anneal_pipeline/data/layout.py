@@ -17,6 +17,8 @@ INSTRUCTION = "instruction"
 SHAREGPT = "sharegpt"
 TEXT = "text"
 TOOLS = "tools"
+CONVERSATION_ID = "conversationId"
+"""What a column means whose equal values join rows; in every layout of turns."""
 
 NUM_ROWS_LOOKED_AT = 100
 """How many of the first rows decide the layout."""
@@ -98,6 +100,7 @@ def named_columns(columns: DatasetColumns) -> dict[str, str]:
         "system": columns.system,
         "text": columns.text,
         "tools": columns.tools,
+        CONVERSATION_ID: columns.conversation_id,
     }
     return {meaning: name for meaning, name in named.items() if name is not None}
 
@@ -120,6 +123,8 @@ def _layout_of(
             # Optional fields may be absent here and come with a later row.
             present = next((n for n in usual if n in fields), usual[0])
             names[meaning] = columns.get(meaning, present)
+        if kind != TEXT and CONVERSATION_ID in columns:
+            names[CONVERSATION_ID] = columns[CONVERSATION_ID]
         return Layout(kind=kind, names=tuple(names.items()))
     return None
 

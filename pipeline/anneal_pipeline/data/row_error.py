@@ -11,6 +11,7 @@ EMPTY_PROMPT = "empty-prompt"
 EMPTY_TEXT = "empty-text"
 INVALID_TOOLS = "invalid-tools"
 DAMAGED_TEXT = "damaged-text"
+BROKEN_CONVERSATION = "broken-conversation"
 
 
 class RowError(Exception):

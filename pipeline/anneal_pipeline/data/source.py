@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from anneal_pipeline.config.dataset import DatasetConfig
 from anneal_pipeline.data.conversation import Conversation
 from anneal_pipeline.data.files import TEST, TRAIN, VALIDATION, DatasetFiles
+from anneal_pipeline.data.joining import joined
 from anneal_pipeline.data.layout import NUM_ROWS_LOOKED_AT, Layout, choose_layout
 from anneal_pipeline.data.readers.choice import format_of, read_rows
 from anneal_pipeline.data.rows import BadRow, SourceRow
@@ -40,8 +41,10 @@ class Source:
                 good = [row for row in head if isinstance(row, SourceRow)]
                 if good:
                     self._recognised(good)
-                for row in itertools.chain(head, rows):
-                    yield split, self._read(row)
+                columns = self.config.columns
+                column = columns.conversation_id if columns else None
+                for group in joined(itertools.chain(head, rows), column=column):
+                    yield split, self._read(group)
 
     def _recognised(self, rows: Sequence[SourceRow]) -> Layout:
         """The layout of the dataset; the first rows that can be read decide it."""
@@ -49,10 +52,10 @@ class Source:
             self.layout = choose_layout(self.config, rows)
         return self.layout
 
-    def _read(self, row: SourceRow | BadRow) -> Conversation | BadRow:
-        if isinstance(row, BadRow):
-            return row
-        return to_conversation(row, self._recognised([row]), labels=self.labels)
+    def _read(self, group: tuple[SourceRow, ...] | BadRow) -> Conversation | BadRow:
+        if isinstance(group, BadRow):
+            return group
+        return to_conversation(group, self._recognised(group), labels=self.labels)
 
     def address(self) -> str:
         """Where the training rows come from, as the job names it."""

@@ -18,6 +18,7 @@ from anneal_pipeline.data.report import DataReport
 NUM_PREVIEWS = 3
 PREVIEW_TOKENS = 600
 NUM_BINS = 24
+_ROWS_AT_A_TIME = 1024
 
 
 @dataclass(frozen=True)
@@ -94,9 +95,20 @@ def statistics_of(
 def _histograms(train: PreparedSplit) -> Iterator[Histogram]:
     lengths = train.offsets[1:] - train.offsets[:-1]
     yield histogram_of("Tokens of a row", lengths)
-    starts = train.offsets[:-1].numpy()
-    trained = np.add.reduceat(train.is_response.numpy(), starts, dtype=np.int64)
-    yield histogram_of("Trained tokens of a row", torch.from_numpy(trained))
+    yield histogram_of("Trained tokens of a row", trained_tokens(train))
+
+
+def trained_tokens(split: PreparedSplit) -> torch.Tensor:
+    """How many tokens of every row are trained.
+
+    Part by part, because NumPy would first make eight bytes of every token.
+    """
+    parts = []
+    for first in range(0, len(split), _ROWS_AT_A_TIME):
+        offsets = split.offsets[first : first + _ROWS_AT_A_TIME + 1].numpy()
+        flags = split.is_response[offsets[0] : offsets[-1]].numpy()
+        parts.append(np.add.reduceat(flags, offsets[:-1] - offsets[0], dtype=np.int64))
+    return torch.from_numpy(np.concatenate(parts))
 
 
 def histogram_of(title: str, values: torch.Tensor) -> Histogram:

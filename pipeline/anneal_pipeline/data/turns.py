@@ -48,34 +48,52 @@ _CALL_SPEAKER = "function_call"
 
 
 def to_conversation(
-    row: SourceRow, layout: Layout, *, labels: Sequence[str] = ()
+    rows: Sequence[SourceRow], layout: Layout, *, labels: Sequence[str] = ()
 ) -> Conversation | BadRow:
-    """Read a row's turns; what is wrong with it becomes a BadRow.
+    """Read the turns of a row, or of rows that are one conversation; what is wrong with one of them
+    becomes a BadRow.
 
     `labels` are the columns whose values the split needs; null is no value, in JSON as in Parquet.
     """
+    row = rows[0]
+    turns: list[Turn] = []
+    tools: list[Mapping[str, Any]] = []
+    text = None
     try:
-        read = _read(row, layout)
+        for row in rows:
+            read = _read(row, layout)
+            if any(_is_empty_answer(turn) for turn in read.turns):
+                raise RowError(EMPTY_RESPONSE, "has an assistant message without text")
+            # What stands at the head of every row is said once.
+            turns += [turn for turn in read.turns if turn.role != SYSTEM or turn not in turns]
+            tools += [tool for tool in read.tools if tool not in tools]
+            text = read.text
         conversation = Conversation(
-            place=row.place,
-            turns=read.turns,
-            text=read.text,
-            tools=read.tools,
-            labels={
-                name: _label(row.fields[name])
-                for name in labels
-                if row.fields.get(name) is not None
-            },
+            place=rows[0].place,
+            turns=_up_to_last_answer(turns) if text is None else (),
+            text=text,
+            tools=tuple(tools),
+            labels=_labels(rows, labels),
         )
         require_sound_text(conversation)
     except RowError as error:
+        whole = "" if len(rows) == 1 else f"; with it goes its conversation, {len(rows)} rows"
         return BadRow(
             place=row.place,
             reason=error.reason,
-            detail=error.detail,
+            detail=f"{error.detail}{whole}",
             preview=preview_of(row.fields),
         )
     return conversation
+
+
+def _labels(rows: Sequence[SourceRow], names: Sequence[str]) -> dict[str, str]:
+    """The first value that a row has in each column."""
+    values = {
+        name: next((row.fields[name] for row in rows if row.fields.get(name) is not None), None)
+        for name in names
+    }
+    return {name: _label(value) for name, value in values.items() if value is not None}
 
 
 def _label(value: Any) -> str:
@@ -104,7 +122,7 @@ def _read(row: SourceRow, layout: Layout) -> Conversation:
     if isinstance(system, str) and system.strip() and not (turns and turns[0].role == SYSTEM):
         turns.insert(0, Turn(SYSTEM, system))
     tools = tool_definitions(layout.value(fields, "tools"))
-    return Conversation(place=row.place, turns=_up_to_last_answer(turns), tools=tools)
+    return Conversation(place=row.place, turns=tuple(turns), tools=tools)
 
 
 def _required(fields: Mapping[str, Any], layout: Layout, meaning: str) -> Any:
@@ -195,8 +213,6 @@ def _up_to_last_answer(turns: Sequence[Turn]) -> tuple[Turn, ...]:
     if not answers:
         raise RowError(NO_ASSISTANT, "has no assistant message")
     kept = tuple(turns[: answers[-1] + 1])
-    if any(_is_empty_answer(turn) for turn in kept):
-        raise RowError(EMPTY_RESPONSE, "has an assistant message without text")
     if not any(turn.role == USER and turn.content.strip() for turn in kept):
         raise RowError(EMPTY_PROMPT, "has no user message with text")
     return kept

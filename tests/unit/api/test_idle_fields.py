@@ -58,6 +58,7 @@ FILES: dict[str, dict[str, str]] = {
         "dataset.columns.response": "columns.response",
         "dataset.columns.system": "columns.system",
         "dataset.columns.text": "columns.text",
+        "dataset.columns.conversationId": "columns.conversation_id",
         "dataset.columns.tools": "columns.tools",
     },
     f"{PIPELINE}/data/split.py": {

@@ -22,7 +22,7 @@ def read(
 ) -> Conversation | BadRow:
     config = DatasetConfig.parse({"uri": "support.jsonl", **dataset})
     layout = choose_layout(config, [SourceRow(place=PLACE, fields=sample or fields)])
-    return to_conversation(SourceRow(place=PLACE, fields=fields), layout)
+    return to_conversation([SourceRow(place=PLACE, fields=fields)], layout)
 
 
 def turns(result: Conversation | BadRow) -> list[tuple[str, str]]:

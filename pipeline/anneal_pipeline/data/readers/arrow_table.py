@@ -19,10 +19,15 @@ from anneal_pipeline.data.rows import Place, SourceRow
 from anneal_pipeline.errors import DATASET_UNREADABLE, UserError
 
 _BATCH_ROWS = 256
+_BUFFER_BYTES = 1 << 20
 
 
 def read_parquet(path: Path) -> Iterator[SourceRow]:
-    with damage_named(path), parquet.ParquetFile(path, pre_buffer=False) as file:
+    # Without a buffer, Arrow reads whole columns of a row group, which may be the whole file.
+    with (
+        damage_named(path),
+        parquet.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER_BYTES) as file,
+    ):
         yield from _rows(file.iter_batches(batch_size=_BATCH_ROWS), name=path.name)
 
 

@@ -29,7 +29,7 @@ from anneal_pipeline.errors import DATASET_UNREADABLE, UserError
 
 _DELIMITERS = (",", ";", "\t")
 _BLOCK_BYTES = 1 << 22
-"""No row can be longer than this."""
+"""A row of more than two blocks cannot be read; Arrow holds up to 32 of them at a time."""
 
 
 def read_csv(path: Path) -> Iterator[SourceRow | BadRow]:

@@ -1,11 +1,16 @@
 """How much memory and time preparing a dataset takes, by the size of its file.
 
-    .venv/bin/python tests/benchmarks/data.py --megabytes 1024 --format jsonl
+    .venv/bin/python tests/benchmarks/data_memory.py --megabytes 1024 --format jsonl
+    .venv/bin/python tests/benchmarks/data_memory.py --megabytes 1024 --subject datasets
 
 writes a file of that size with rows as chat datasets have them, prepares it in a process of its own
 with the tokenizer of the unit tests, and prints one JSON object: peak memory over that of a process
 that has only imported the libraries, seconds, rows. `anonymousMiB` is what the process allocated;
 `residentMiB` also counts pages of its files, which the kernel takes back when others need them.
+
+The subjects: `anneal` is our whole data stage (layout, duplicates, near-duplicates, split,
+template, tokens, statistics), `datasets` is load_dataset and map with the same tokenizer, `pandas`
+is read_json alone.
 """
 
 from __future__ import annotations
@@ -18,7 +23,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -109,32 +114,74 @@ class Watch:
         return tuple(round((p - b) / MIB, 1) for p, b in zip(self.peak, self.base, strict=True))  # type: ignore[return-value]
 
 
-def prepare(path: Path, folder: Path) -> dict[str, Any]:
+def tokenizer() -> Any:
+    """That of the unit tests, with a vocabulary as large as the words of the rows."""
     sys.path.insert(0, str(REPOSITORY))
+    from tests.unit.pipeline import kit
+
+    kit.VOCABULARY, kit.CORPUS = 6000, [" ".join(WORDS)] * 2
+    return kit.make_tokenizer()
+
+
+def anneal(path: Path) -> Callable[[], int]:
+    fast = tokenizer()
     from tests.unit.pipeline import kit
 
     from anneal_pipeline.data.files import DatasetFiles
     from anneal_pipeline.data.prepare import prepare_data
 
-    # A vocabulary as large as the words, so that a row has about as many tokens as with real ones.
-    kit.VOCABULARY, kit.CORPUS = 6000, [" ".join(WORDS)] * 2
-    tokenizer = kit.make_tokenizer()
-    config = kit.make_config(training={"sequenceLength": 4096})
-    began = time.monotonic()
-    with Watch() as watch:
+    def run() -> int:
         data = prepare_data(
-            config,
+            kit.make_config(training={"sequenceLength": 4096}),
             files=DatasetFiles(train=(path,)),
-            folder=folder,
-            tokenizer=tokenizer,
-            stop_ids=frozenset([tokenizer.eos_token_id]),
+            folder=path.parent / "data",
+            tokenizer=fast,
+            stop_ids=frozenset([fast.eos_token_id]),
             observer=kit.RecordingObserver(),
         )
+        return data.report.num_rows_read
+
+    return run
+
+
+def datasets(path: Path) -> Callable[[], int]:
+    fast = tokenizer()
+    from datasets import load_dataset
+
+    def tokens(rows: dict[str, list[str]]) -> dict[str, Any]:
+        texts = [f"{a}\n{b}" for a, b in zip(rows["instruction"], rows["output"], strict=True)]
+        return {"input_ids": fast(texts)["input_ids"]}
+
+    def run() -> int:
+        kind = "json" if path.suffix == ".jsonl" else path.suffix[1:]
+        loaded = load_dataset(
+            kind, data_files=str(path), split="train", cache_dir=str(path.parent / "cache")
+        )
+        return len(loaded.map(tokens, batched=True, remove_columns=loaded.column_names))
+
+    return run
+
+
+def pandas(path: Path) -> Callable[[], int]:
+    from pandas import read_json
+
+    return lambda: len(read_json(path, lines=path.suffix == ".jsonl"))
+
+
+SUBJECTS = {"anneal": anneal, "datasets": datasets, "pandas": pandas}
+
+
+def measure(subject: str, path: Path) -> dict[str, Any]:
+    run = SUBJECTS[subject](path)
+    began = time.monotonic()
+    with Watch() as watch:
+        num_rows = run()
     anonymous, resident = watch.over_base()
     return {
+        "subject": subject,
         "format": path.suffix[1:],
         "fileMiB": round(path.stat().st_size / MIB, 1),
-        "rows": data.report.num_rows_read,
+        "rows": num_rows,
         "seconds": round(time.monotonic() - began, 1),
         "anonymousMiB": anonymous,
         "residentMiB": resident,
@@ -145,15 +192,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--megabytes", type=int, default=1024)
     parser.add_argument("--format", choices=FORMATS, default="jsonl")
-    parser.add_argument("--prepare", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--subject", choices=sorted(SUBJECTS), default="anneal")
+    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.prepare:
-        print(json.dumps(prepare(options.prepare, options.prepare.parent / "data")))
+    if options.measure:
+        print(json.dumps(measure(options.subject, options.measure)))
         return
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"rows.{options.format}"
         write_file(path, num_bytes=options.megabytes * MIB)
-        subprocess.run([sys.executable, __file__, "--prepare", str(path)], check=True)
+        command = [sys.executable, __file__, "--subject", options.subject, "--measure", str(path)]
+        subprocess.run(command, check=True)
 
 
 if __name__ == "__main__":
