@@ -194,6 +194,14 @@ def test_what_is_prepared_is_not_prepared_again(bench: Bench, packing: bool) -> 
         assert again.train.ids.tolist() == first.train.ids.tolist()
 
 
+def test_packing_changes_the_report_and_not_the_rows(bench: Bench) -> None:
+    files = DatasetFiles(train=(bench.kit.write_rows(bench.root / "a.jsonl", bench.kit.sums(30)),))
+    alone = bench.prepare_files(files)
+    packed = bench.prepare_files(files, training={"packing": True})
+    assert packed.report.packing is not None, "what was prepared without it says nothing of it"
+    assert packed.report.digest == alone.report.digest
+
+
 def test_another_template_than_that_of_the_prepared_rows_is_named(bench: Bench) -> None:
     bench.prepare(bench.kit.sums(30))
     tokenizer = bench.kit.make_tokenizer()
