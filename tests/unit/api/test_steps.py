@@ -112,11 +112,11 @@ def test_the_resolved_configuration_names_what_was_derived(
     given = PipelineConfig.parse(
         {"model": {"uri": "s3://m/x"}, "dataset": {"uri": "s3://d/x"}, **sections}
     )
-    plan = plan_steps(given, num_train_rows=100, world_size=1)
+    plan = plan_steps(given, num_sequences=100, world_size=1)
     data = resolved(given, plan).to_data()
     for path, value in want.items():
         section, field = path.split(".")
         assert data[section].get(field) == value
     again = PipelineConfig.parse(data)
-    assert plan_steps(again, num_train_rows=100, world_size=1) == plan
+    assert plan_steps(again, num_sequences=100, world_size=1) == plan
     assert resolved(again, plan) == again
