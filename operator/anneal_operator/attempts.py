@@ -22,6 +22,7 @@ from anneal_pipeline.config.schema import ConfigError
 
 BACKOFF_SECONDS_MAX = 3600
 _CHECKPOINT_NAME = re.compile(r"step-(?P<step>\d{1,9})-")
+_CHECKPOINT_ATTEMPT = re.compile(r"step-\d+-a(?P<attempt>\d+)")
 INTERRUPTIONS_MAX = 2
 """So many interruptions in a row without a newer checkpoint count as infrastructure."""
 
@@ -183,10 +184,7 @@ def _count_interruptions(draft: Draft, verdict: Verdict) -> None:
     if attempt is None or verdict.attempt_class != "Preemption":
         draft.change_spent(interruptions_without_checkpoint=0)
         return
-    checkpoint = resume_point(draft)
-    saved = checkpoint.step if checkpoint else -1
-    before = -1 if attempt.resumed_from_step is None else attempt.resumed_from_step
-    if saved > before:
+    if _saved_something(attempt, resume_point(draft)):
         draft.change_spent(interruptions_without_checkpoint=0)
         return
     in_a_row = draft.spent.interruptions_without_checkpoint + 1
@@ -197,6 +195,16 @@ def _count_interruptions(draft: Draft, verdict: Verdict) -> None:
             message=f"{verdict.message[:900]} It was interruption {in_a_row} in a row without a "
             "newer checkpoint to go on from, and so counts as infrastructure.",
         )
+
+
+def _saved_something(attempt: Attempt, checkpoint: CheckpointStatus | None) -> bool:
+    """Training that went back saves steps below the one it resumed from: they are new as well."""
+    if checkpoint is None:
+        return False
+    before = -1 if attempt.resumed_from_step is None else attempt.resumed_from_step
+    saved_by = _CHECKPOINT_ATTEMPT.match(checkpoint.name)
+    is_own = saved_by is not None and int(saved_by["attempt"]) == attempt.number
+    return is_own or checkpoint.step > before
 
 
 def spend(draft: Draft, *, spec: FineTuneJobSpec) -> bool:

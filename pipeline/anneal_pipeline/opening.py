@@ -83,6 +83,7 @@ class Opened:
             dataset_digest=self.data.report.digest,
             libraries=library_versions(),
             metrics={"loss": state.losses[-1][1]} if state.losses else {},
+            recoveries=state.interventions,
         )
 
 

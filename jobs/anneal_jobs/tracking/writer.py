@@ -2,8 +2,8 @@
 
 Points go out in order and in batches; during an outage they wait in a bounded spool. A resumed
 attempt first asks which step each metric has reached and leaves out what is there already: no gap,
-no duplicate, but for steps that training went back over. Whatever else belongs to the run
-(parameters, tags, artefacts) goes the same way.
+no duplicate. Where training went back, only the points since then count as reached (`turns`).
+Whatever else belongs to the run (parameters, tags, artefacts) goes the same way.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from mlflow import MlflowClient
@@ -22,6 +22,7 @@ from mlflow.exceptions import MlflowException
 
 from anneal_jobs.tracking.connection import UnreachableError, tell_outage_apart
 from anneal_jobs.tracking.points import Point, Spool, points_of
+from anneal_jobs.tracking.turns import Turn
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ _LINGER_SECONDS = 2.0
 _BACKOFF_MAX_SECONDS = 30.0
 _CLOSE_SECONDS = 5.0
 _STATE_KEY = "pendingMetrics"
-_REPLACED_KEY = "replacedSteps"
+_TURNS_KEY = "turns"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +59,9 @@ class RunWriter:
         self._linger_seconds = linger_seconds
         self._actions: deque[Action] = deque()
         self._last_steps: dict[str, int] | None = None
-        self._replaced: tuple[int, int] | None = None
-        """Steps above the first and up to the second are taken anew since training went back."""
+        self._turns: list[Turn] = []
+        self._reached: dict[tuple[str, Turn], int] = {}
+        """The newest step of a metric since a turn, as earlier attempts left it."""
         self._flushing = threading.Event()
         self._closing = threading.Event()
         self._idle = threading.Condition()
@@ -71,7 +73,7 @@ class RunWriter:
 
     def add(self, values: Mapping[str, float], *, step: int, is_always_sent: bool = False) -> None:
         """Queue metric values of a global step, stamped with the present time."""
-        now_ms = time.time_ns() // 1_000_000
+        now_ms = self._now_ms()
         self._spool.add(
             points_of(values, step=step, timestamp_ms=now_ms, is_always_sent=is_always_sent)
         )
@@ -80,19 +82,29 @@ class RunWriter:
         self._actions.append(action)
 
     def go_back(self, *, step: int, back_to: int) -> None:
-        """Training left the steps after `back_to` for another way: their new points go out too."""
-        low, high = self._replaced or (back_to, step)
-        self._replaced = (min(low, back_to), max(high, step))
+        """Training gives up the steps after `back_to`, up to `step`, and takes them anew."""
+        if step > back_to:
+            turn = Turn(step=step, back_to=back_to, at_ms=self._now_ms())
+            self._turns.append(turn)
+            self.submit(Action(name=f"tag {turn.tag}", write=turn.write))
 
     def save_state(self) -> Mapping[str, Any]:
-        """What a checkpoint has to keep: the points that have not arrived."""
-        return {_STATE_KEY: self._spool.to_state(), _REPLACED_KEY: self._replaced}
+        """What a checkpoint has to keep: the points that have not arrived, and the turns."""
+        return {
+            _STATE_KEY: self._spool.to_state(),
+            _TURNS_KEY: [asdict(turn) for turn in self._turns],
+        }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         self._spool.replay(state.get(_STATE_KEY, []))
-        if state.get(_REPLACED_KEY) is not None:
-            low, high = state[_REPLACED_KEY]
-            self._replaced = (low, high)
+        self._turns = [Turn(**turn) for turn in state.get(_TURNS_KEY, [])]
+        for turn in self._turns:  # an attempt that was killed may not have got to it
+            self.submit(Action(name=f"tag {turn.tag}", write=turn.write))
+
+    def _now_ms(self) -> int:
+        """The time, but later than the last turn whatever this node's clock says."""
+        now_ms = time.time_ns() // 1_000_000
+        return max([now_ms, *(turn.at_ms + 1 for turn in self._turns)])
 
     def flush(self, *, within_seconds: float) -> bool:
         """Wait until everything queued has arrived; False when the time was not enough."""
@@ -152,12 +164,17 @@ class RunWriter:
             log.warning("MLflow refused the %s of run %s: %s", action.name, self.run_id, error)
 
     def _is_wanted(self, point: Point) -> bool:
-        reached = (self._last_steps or {}).get(point.key, -1)
-        if point.is_always_sent or point.step > reached or self._replaced is None:
-            return point.is_always_sent or point.step > reached
-        # What was reached may be of the way left, and says nothing of the one taken instead.
-        low, high = self._replaced
-        return low < point.step and reached <= high
+        return point.is_always_sent or point.step > self._reached_by_others(point)
+
+    def _reached_by_others(self, point: Point) -> int:
+        """The newest step of the metric when this attempt came to the point's way."""
+        before = [turn for turn in self._turns if turn.at_ms < point.timestamp_ms]
+        if not before:
+            return (self._last_steps or {}).get(point.key, -1)
+        at = point.key, before[-1]
+        if at not in self._reached:
+            self._reached[at] = before[-1].reached(self.client, self.run_id, key=point.key)
+        return self._reached[at]
 
     def _note_outage(self, error: UnreachableError) -> None:
         if not self._is_unreachable:

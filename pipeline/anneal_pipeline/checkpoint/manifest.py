@@ -18,7 +18,9 @@ from anneal_pipeline.errors import CheckpointError
 
 MANIFEST_NAME = "manifest.json"
 SCHEMA_VERSION = 1
-FOLDER_NAME = re.compile(r"^step-(?P<step>\d{6,})-a(?P<attempt>\d{2,})-(?P<writer>[0-9a-z]{1,8})$")
+FOLDER_NAME = re.compile(
+    r"^step-(?P<step>\d{6,})-a(?P<attempt>\d{2,})-(?P<writer>[0-9a-z]{1,8})(-r\d+)?$"
+)
 _READ_BYTES = 1 << 20
 
 
@@ -39,6 +41,8 @@ class CheckpointInfo:
     dataset_digest: str
     libraries: Mapping[str, str]
     metrics: Mapping[str, float] = field(default_factory=dict)
+    recoveries: int = 0
+    """As in `folder_name`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,9 +119,15 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def folder_name(step: int, *, attempt: int, writer: str) -> str:
-    """The name under which `attempt`, running in the pod `writer`, saves `step`."""
+def folder_name(step: int, *, attempt: int, writer: str, recoveries: int = 0) -> str:
+    """The name under which `attempt`, running in the pod `writer`, saves `step`.
+
+    An attempt that went back comes to a step again: `recoveries`, how often its learning rate was
+    lowered by then, keeps the names apart.
+    """
     name = f"step-{step:06d}-a{attempt:02d}-{writer[:8].lower()}"
+    if recoveries:
+        name += f"-r{recoveries}"
     if not FOLDER_NAME.match(name):
         raise CheckpointError(
             f"{name} is no checkpoint name: the writer must be letters and digits"

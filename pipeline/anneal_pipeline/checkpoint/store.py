@@ -108,7 +108,7 @@ class CheckpointStore:
 
     def save(self, source: Path, info: CheckpointInfo) -> Manifest:
         """Store the files of the local folder `source` as a new checkpoint, manifest last."""
-        name = folder_name(info.step, attempt=self._attempt, writer=self._writer)
+        name = self.name_of(info.step, recoveries=info.recoveries)
         if self._folder.read(f"{name}/{MANIFEST_NAME}") is not None:
             raise CheckpointError(f"checkpoint {name} exists already and is never overwritten")
         manifest = Manifest(
@@ -128,11 +128,6 @@ class CheckpointStore:
         self._saved.append(name)
         self.prune()
         return manifest
-
-    def has(self, step: int) -> bool:
-        """True when this attempt has saved `step` already."""
-        name = folder_name(step, attempt=self._attempt, writer=self._writer)
-        return self._folder.read(f"{name}/{MANIFEST_NAME}") is not None
 
     def names(self) -> list[str]:
         """Names of the checkpoints that have a manifest, newest first."""
@@ -191,9 +186,9 @@ class CheckpointStore:
         except (ValueError, TypeError) as error:
             raise CheckpointError(f"{BEST_NAME} is not readable: {error}") from error
 
-    def name_of(self, step: int) -> str:
+    def name_of(self, step: int, *, recoveries: int = 0) -> str:
         """The name under which this attempt saves `step`."""
-        return folder_name(step, attempt=self._attempt, writer=self._writer)
+        return folder_name(step, attempt=self._attempt, writer=self._writer, recoveries=recoveries)
 
     def is_own(self, name: str) -> bool:
         """True for what this attempt saved and for what it resumed from."""

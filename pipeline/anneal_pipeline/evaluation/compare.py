@@ -114,7 +114,7 @@ class Comparison:
             base=self.metrics(BASE, state=state),
             tuned=self.metrics(TUNED, state=state),
             answers=self.answers(),
-            losses=tuple(state.losses),
+            losses=tuple(state.curve),
             evaluations=tuple((e.step, e.metrics[LOSS]) for e in watched),
         )
         report.write(folder)

@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 _WIDTH, _HEIGHT, _MARGIN = 720, 260, 40
-MAX_POINTS = 600
-"""Longer curves are thinned to about this many points."""
 
 Points = Sequence[tuple[int, float]]
 
 
 def loss_curve_svg(losses: Points, evaluations: Points) -> str:
     """Draw nats per token against the step; an empty string without any point."""
-    thin = losses[:: max(1, len(losses) // MAX_POINTS)]
-    both = [*thin, *evaluations]
+    both = [*losses, *evaluations]
     if not both:
         return ""
     last_step = max(step for step, _ in both)
@@ -25,7 +22,7 @@ def loss_curve_svg(losses: Points, evaluations: Points) -> str:
         y = _HEIGHT - _MARGIN - (_HEIGHT - 2 * _MARGIN) * loss / top
         return f"{x:.1f}", f"{y:.1f}"
 
-    line = " ".join(",".join(place(*point)) for point in thin)
+    line = " ".join(",".join(place(*point)) for point in losses)
     dots = "".join(
         f'<circle cx="{x}" cy="{y}" r="4" fill="#c2410c"/>'
         for x, y in (place(*point) for point in evaluations)

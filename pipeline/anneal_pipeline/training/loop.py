@@ -44,7 +44,7 @@ from anneal_pipeline.training.optimizer import AdapterOptimizer, StepOutcome
 from anneal_pipeline.training.randomness import seed_step
 from anneal_pipeline.training.ranks import Ranks
 from anneal_pipeline.training.recovery import Recovery
-from anneal_pipeline.training.runaway import LOOK_BACK, WINDOW
+from anneal_pipeline.training.runaway import WINDOW
 from anneal_pipeline.training.saver import Saver
 from anneal_pipeline.training.schedule import learning_rate
 from anneal_pipeline.training.sequences import StepSequences
@@ -209,13 +209,13 @@ class Trainer:
         self.optimizer.apply(rate)
         self.state.step += 1
         self.state.num_trained_tokens += outcome.num_trained_tokens
-        self.state.losses.append((self.state.step, outcome.loss))
+        self.state.add_loss(outcome.loss, total_steps=self.plan.total_steps)
         self.state.grad_norms = [*self.state.grad_norms[-WINDOW:], outcome.grad_norm]
         if self.ranks.is_first:
             self._report_step(outcome, rate=rate, seconds=self.clock() - began)
         facts = StepFacts(
             step=self.state.step,
-            losses=[loss for _, loss in self.state.losses[-LOOK_BACK:]],
+            losses=[loss for _, loss in self.state.losses],
             grad_norms=self.state.grad_norms,
             rate=rate,
             peak_rate=peak,
@@ -228,7 +228,10 @@ class Trainer:
 
     def _go_back(self, restored: RunState) -> None:
         self.state = restored
-        self.saver.saved_step = restored.step
+        # Saved at once with what was learnt: an attempt that resumes goes on from here, instead of
+        # the way that was given up.
+        self.saver.saved_step = -1
+        self.saver.save(self.state, cause="recovery")
         self._first_step, self._started = restored.step, self.clock()
 
     def _own_batches(self, sequences: Sequence[tuple[int, ...]]) -> list[Batch]:
@@ -323,7 +326,9 @@ class Trainer:
             return
         self.state.best_value = value
         self.state.best_step = self.state.step
-        self.state.best_checkpoint = self.checkpoints.name_of(self.state.step)
+        self.state.best_checkpoint = self.checkpoints.name_of(
+            self.state.step, recoveries=self.state.interventions
+        )
         self.saver.save(self.state, cause="best")
         self.ranks.first_does(lambda: pin_best(self.checkpoints, self.state, metric=self.metric))
 

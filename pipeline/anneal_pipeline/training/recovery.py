@@ -38,7 +38,7 @@ from anneal_pipeline.training.optimizer import AdapterOptimizer, StepOutcome
 from anneal_pipeline.training.ranks import Ranks
 from anneal_pipeline.training.resume import share_checkpoint
 from anneal_pipeline.training.row_places import row_places
-from anneal_pipeline.training.runaway import LOOK_BACK, WINDOW, has_run_away, is_healthy, means
+from anneal_pipeline.training.runaway import WINDOW, has_run_away, is_healthy, means
 from anneal_pipeline.training.state import RunState, load_moments, load_weights, read_state
 
 RATE_CUT = 0.5
@@ -122,7 +122,7 @@ class Recovery:
     def after_step(self, state: RunState, *, outcome: StepOutcome) -> RunState | None:
         """Look at what a step has done; the state gone back to, or None: all is well."""
         step, modes = state.step, self.config.training.recovery
-        losses = [loss for _, loss in state.losses[-LOOK_BACK:]]
+        losses = [loss for _, loss in state.losses]
         if not self.weights_are_finite():
             reason, mode = NON_FINITE_LOSS, modes.nan
             why = (
@@ -235,10 +235,10 @@ class Recovery:
         def find() -> SavedCheckpoint | None:
             for name in self.checkpoints.names():
                 order = order_of(name)
-                if order is None or order[0] > state.step or not _was_healthy(state, step=order[0]):
+                if order is None or order[0] > state.step:
                     continue
                 found = self._fetch_of_this_run(name)
-                if found is not None:
+                if found is not None and _is_healthy(found):
                     return found
             return None
 
@@ -275,9 +275,8 @@ class Recovery:
             self.observer.on_event(EVENT_RECOVERED, message, fields)
 
 
-def _was_healthy(state: RunState, *, step: int) -> bool:
-    losses = [loss for done, loss in state.losses if done <= step]
-    return is_healthy(losses[-LOOK_BACK:])
+def _is_healthy(saved: SavedCheckpoint) -> bool:
+    return is_healthy([loss for _, loss in read_state(saved.folder).losses])
 
 
 def _keep_what_was_learnt(restored: RunState, state: RunState) -> None:

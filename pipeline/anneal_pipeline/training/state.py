@@ -8,9 +8,11 @@ all there is to restore. Tensors are safetensors, the rest JSON; nothing is pick
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -18,12 +20,14 @@ from safetensors.torch import load_file, save_file
 
 from anneal_pipeline.errors import RUN_CHANGED, UserError
 from anneal_pipeline.training.eight_bit import TABLES, prepare_moments
+from anneal_pipeline.training.runaway import LOOK_BACK
 
 ADAPTER_NAME = "adapter.safetensors"
 OPTIMIZER_NAME = "optimizer.safetensors"
 STATE_NAME = "state.json"
 OBSERVER_NAME = "observer.json"
 CONFIG_NAME = "config.json"
+CURVE_POINTS = 400
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +68,22 @@ class RunState:
     told: list[str] = field(default_factory=list)
     """Diagnoses that were made already."""
     losses: list[tuple[int, float]] = field(default_factory=list)
+    """Of the last steps, for the rules."""
+    curve: list[tuple[int, float]] = field(default_factory=list)
+    """Mean losses over the whole run, CURVE_POINTS at most, for the report."""
     evaluations: list[Evaluated] = field(default_factory=list)
     scaler: dict[str, float] = field(default_factory=dict)
     """Of the fp16 loss scaling, empty without it."""
     facts: dict[str, Any] = field(default_factory=dict)
     """What has to be equal for a resumed run to end bit-equal."""
+
+    def add_loss(self, loss: float, *, total_steps: int) -> None:
+        """Keep the loss of the step just done; what is kept does not grow with the run."""
+        self.losses = [*self.losses[1 - LOOK_BACK :], (self.step, loss)]
+        stride = math.ceil(total_steps / CURVE_POINTS)
+        if self.step % stride == 0:
+            mean = fmean(value for _, value in self.losses[-stride:])
+            self.curve = [*self.curve, (self.step, mean)]
 
     @property
     def weights_step(self) -> int:
@@ -114,8 +129,11 @@ def _moments(
 def read_state(folder: Path) -> RunState:
     fields: dict[str, Any] = json.loads((folder / STATE_NAME).read_text())
     evaluations = [Evaluated(**entry) for entry in fields.pop("evaluations")]
-    losses = [(int(step), float(loss)) for step, loss in fields.pop("losses")]
-    return RunState(evaluations=evaluations, losses=losses, **fields)
+    losses, curve = (
+        [(int(step), float(loss)) for step, loss in fields.pop(name, ())]
+        for name in ("losses", "curve")
+    )
+    return RunState(evaluations=evaluations, losses=losses, curve=curve, **fields)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -102,31 +102,68 @@ def test_a_resumed_attempt_leaves_neither_gap_nor_duplicate(
     assert steps_of(client, run_id) == list(range(1, 10))
 
 
-def test_the_way_taken_after_going_back_is_sent_also_by_a_resumed_attempt(
+def history_of(client: MlflowClient, run_id: str) -> list[tuple[int, float]]:
+    history = client.get_metric_history(run_id, "train/loss")
+    return [(p.step, p.value) for p in sorted(history, key=lambda p: (p.step, p.timestamp))]
+
+
+def test_steps_taken_again_stand_once_on_the_new_way_over_restarts_and_are_named(
     client: MlflowClient, run_id: str, writer: RunWriter
+) -> None:
+    def add(to: RunWriter, first: int, last: int, *, way: int) -> None:
+        for step in range(first, last + 1):
+            to.add({"train/loss": float(way)}, step=step)
+
+    def resume(state: str) -> RunWriter:
+        resumed = RunWriter(client, run_id, linger_seconds=0.1)
+        resumed.load_state(json.loads(state))
+        resumed.start()
+        return resumed
+
+    add(writer, 1, 6, way=1)
+    writer.go_back(step=6, back_to=2)
+    state = json.dumps(writer.save_state())
+    add(writer, 3, 4, way=2)
+    assert writer.flush(within_seconds=LONG_SECONDS)
+    old = [(1, 1.0), (2, 1.0), (3, 1.0), (4, 1.0), (5, 1.0), (6, 1.0)]
+    assert history_of(client, run_id) == sorted([*old, (3, 2.0), (4, 2.0)])
+
+    second = resume(state)
+    add(second, 3, 5, way=2)
+    assert second.flush(within_seconds=LONG_SECONDS)
+    assert history_of(client, run_id) == sorted([*old, (3, 2.0), (4, 2.0), (5, 2.0)])
+    second.go_back(step=5, back_to=4)
+    state = json.dumps(second.save_state())
+    add(second, 5, 5, way=3)
+    assert second.flush(within_seconds=LONG_SECONDS)
+    second.close()
+
+    third = resume(state)
+    add(third, 5, 7, way=3)
+    assert third.flush(within_seconds=LONG_SECONDS)
+    third.close()
+    new = [(3, 2.0), (4, 2.0), (5, 2.0), (5, 3.0), (6, 3.0), (7, 3.0)]
+    assert history_of(client, run_id) == sorted([*old, *new])
+    tags = client.get_run(run_id).data.tags
+    assert "of the points at steps 3 to 6" in tags["anneal.replaced.step-000003-000006"]
+    assert "of the points at steps 5 to 5" in tags["anneal.replaced.step-000005-000005"]
+
+
+def test_points_of_the_new_way_count_as_later_on_a_node_whose_clock_is_behind(
+    client: MlflowClient, run_id: str, writer: RunWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add_steps(writer, 1, 6)
     assert writer.flush(within_seconds=LONG_SECONDS)
     writer.go_back(step=6, back_to=2)
-    add_steps(writer, 3, 3)
-    assert writer.flush(within_seconds=LONG_SECONDS)
-    state = json.loads(json.dumps(writer.save_state()))
-
+    state = writer.save_state()
+    monkeypatch.setattr("time.time_ns", lambda: 1_000_000_000)
     second = RunWriter(client, run_id, linger_seconds=0.1)
     second.load_state(state)
     second.start()
-    add_steps(second, 4, 7)
+    add_steps(second, 3, 4)
     assert second.flush(within_seconds=LONG_SECONDS)
     second.close()
-    assert sorted(steps_of(client, run_id)) == [1, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7]
-
-    third = RunWriter(client, run_id, linger_seconds=0.1)
-    third.load_state(state)
-    third.start()
-    add_steps(third, 4, 8)
-    assert third.flush(within_seconds=LONG_SECONDS)
-    third.close()
-    assert sorted(steps_of(client, run_id)) == [1, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 8]
+    assert sorted(steps_of(client, run_id)) == [1, 2, 3, 3, 4, 4, 5, 6]
 
 
 def test_points_lost_on_the_way_are_replayed(

@@ -49,7 +49,7 @@ def config_of(kit: ModuleType, method: str, lora: dict[str, Any]) -> Any:
 def test_optimiser_order_holds_over_a_resume_and_the_export_loads(
     kit: ModuleType, tmp_path: Path, wide_model: Path, rows: Path, method: str, lora: dict[str, Any]
 ) -> None:
-    """Pitfall: parameter groups in another order after a resume with modules_to_save."""
+    """Pitfall: optimiser param-group order changes with modules_to_save."""
     config = config_of(kit, method, lora)
     whole = kit.run(tmp_path / "whole", config, model_dir=wide_model, rows=rows)
     observer = kit.RecordingObserver(stop_at=2)

@@ -135,6 +135,7 @@ def test_dropout_rng_sampler_and_epoch_survive_a_kill_at_each_step(
     method: str,
     step: int,
 ) -> None:
+    """Pitfall: dropout, RNG, sampler, epoch seed lost on resume."""
     config = config_of(kit, method)
     taken = run_killed_at(
         kit, tmp_path, config, model_dir=model_dir, rows=rows, steps=[step, min(step + 1, STEPS)]
@@ -197,6 +198,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_for_the_one_before(
     tmp_path: Path,
     damage: Callable[[Path], None],
 ) -> None:
+    """Pitfall: torn checkpoint chosen as newest."""
     config = config_of(kit, "fp32 LoRA")
     options = {"model_dir": model_dir, "rows": rows}
     with pytest.raises(KilledError):
@@ -243,6 +245,7 @@ def test_torn_checkpoint_of_a_kill_9_during_a_save_is_not_taken(
     whole: Callable[[str], Path],
     tmp_path: Path,
 ) -> None:
+    """Pitfall: torn checkpoint chosen as newest."""
     command = [sys.executable, "-c", KILLED_WHILE_SAVING, tmp_path, model_dir, rows]
     killed = subprocess.run(command, check=False)
     assert killed.returncode == -signal.SIGKILL

@@ -73,7 +73,10 @@ def test_mean_of_means_1x8_2x4_4x2_8x1_have_the_same_gradients(
     size: int,
     num_rows: int,
 ) -> None:
-    """Micro-batch by accumulation on rows of unequal length, a partial last window included."""
+    """Pitfall: mean-of-means under accumulation.
+
+    Micro-batch by accumulation on rows of unequal length, a partial last window included.
+    """
     path = LogitsPath(tuned.model)
     tuned.model.train()
     optimizer = AdapterOptimizer(
@@ -101,6 +104,7 @@ def test_mean_of_means_1x8_2x4_4x2_8x1_have_the_same_gradients(
 
 
 def test_a_batch_without_a_trained_token_is_no_nan(tuned: TunedModel, split: PreparedSplit) -> None:
+    """Pitfall: truncation leaves all -100: loss 0 or NaN."""
     silent = PreparedSplit(
         ids=split.ids, is_response=torch.zeros_like(split.is_response), offsets=split.offsets
     )
@@ -144,7 +148,7 @@ def test_lora_plus_moves_b_by_the_ratio_and_saved_moments_go_back_to_their_owner
     tmp_path: Path,
     ratio: float | None,
 ) -> None:
-    """Pitfall: the order of parameter groups changes and the moments land elsewhere."""
+    """Pitfall: optimiser param-group order changes with modules_to_save."""
     config = TrainingConfig(lora_plus_ratio=ratio, weight_decay=0.0)
     path = LogitsPath(tuned.model)
     batch = collate(split, range(NUM_ROWS), pad_id=0, train_all=False)
@@ -179,6 +183,8 @@ def test_lora_plus_moves_b_by_the_ratio_and_saved_moments_go_back_to_their_owner
 def test_perplexity_does_not_depend_on_the_batch(
     tuned: TunedModel, split: PreparedSplit, batch_size: int
 ) -> None:
+    """Pitfall: perplexity from padded labels or from the mean of batch means."""
+
     def measure(size: int) -> dict[str, float]:
         evaluator = Evaluator(
             model=tuned.model,
@@ -290,7 +296,7 @@ def test_capped_and_scaled_logits_are_those_of_the_model_and_never_whole(
 def test_32_rows_are_learnt_by_heart_at_default_settings_and_answered_to_the_stop(
     kit: ModuleType, tmp_path: Path
 ) -> None:
-    """Pitfalls: a rate for full fine-tuning, and an end of turn outside the loss."""
+    """Pitfall: wrong learning rate for LoRA (that of full fine-tuning)."""
     folder = kit.write_model(tmp_path / "model", hidden=256, spread=0.1)
     rows = kit.write_rows(tmp_path / "rows.jsonl", kit.sums(32))
     # all settings are the defaults but the number of passes, and that no row is held out

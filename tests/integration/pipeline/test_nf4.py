@@ -81,7 +81,10 @@ def test_the_head_stays_whole_and_only_fp32_adapters_train(tuned: TunedModel) ->
 
 
 def test_every_adapter_matrix_learns(tuned: TunedModel) -> None:
-    """With B at zero only B gets a gradient in the first step; A follows in the second."""
+    """Pitfall: a fused path leaves adapters without a gradient.
+
+    With B at zero only B gets a gradient in the first step; A follows in the second.
+    """
     path = LogitsPath(tuned.model)
     ids = torch.randint(4, 300, (2, 16), generator=torch.Generator().manual_seed(1))
     batch = Batch(ids=ids, attention_mask=torch.ones_like(ids), labels=ids)
@@ -119,6 +122,7 @@ def test_a_rank_pattern_gives_its_modules_their_rank(kit: ModuleType, model_dir:
 
 
 def test_gradient_checkpointing_changes_no_gradient(kit: ModuleType, model_dir: Path) -> None:
+    """Pitfall: checkpointing with frozen embeddings: no gradient to the adapters."""
     ids = torch.randint(4, 300, (2, 16), generator=torch.Generator().manual_seed(1))
     batch = Batch(ids=ids, attention_mask=torch.ones_like(ids), labels=ids)
     grads = []

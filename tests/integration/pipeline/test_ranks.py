@@ -76,6 +76,7 @@ def at_once(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_mean_of_means_any_cut_over_ranks_and_passes_has_the_same_gradients(
     model_dir: Path, tmp_path: Path, at_once: Any, count: int, micro_batch: int
 ) -> None:
+    """Pitfall: mean-of-means under accumulation."""
     want, expected = at_once
     arguments = (model_dir, micro_batch, len(LENGTHS))
     for outcome, found in values_of(

@@ -122,6 +122,13 @@ class TestMemory:
             assert ours.metrics == pytest.approx(theirs.metrics, rel=1e-5)
         assert adapter(tmp_path / "halved") == adapter(tmp_path / "whole")
 
+        again = kit.RecordingObserver()
+        for attempt, observer in ((1, kit.RecordingObserver(stop_at=2)), (2, again)):
+            options["observer"] = observer
+            kit.run(tmp_path / "resumed", config, attempt=attempt, **options)
+        assert told(again) == [], "a resumed run remembers"
+        assert adapter(tmp_path / "resumed") == adapter(tmp_path / "whole")
+
     @pytest.mark.parametrize(
         ("mode", "limit", "advice"),
         [
@@ -177,6 +184,7 @@ class TestNaN:
     def test_rows_that_cause_it_are_named_and_left_out(
         self, kit: ModuleType, model_dir: Path, tmp_path: Path
     ) -> None:
+        """Pitfall: NaN hidden by logging_nan_inf_filter."""
         bad = {5: "Is ~ a wave?", 11: "And ~~?"}
         data = [
             kit.chat(bad[n], "It is.") if n in bad else row for n, row in enumerate(kit.sums(20))
@@ -202,6 +210,7 @@ class TestNaN:
     def test_when_every_row_causes_it_the_run_fails_and_says_so(
         self, kit: ModuleType, model_dir: Path, rows: Path, tmp_path: Path
     ) -> None:
+        """Pitfall: all-NaN adapter saved as success."""
         folder = poisoned_model(kit, model_dir, tmp_path / "model", text="What")
         observer = kit.RecordingObserver()
         with pytest.raises(UserError, match=r"rows.jsonl:\d+.*more than the 8") as caught:
@@ -260,6 +269,39 @@ class TestNaN:
                     scale_adapters(float("nan"))
 
         return Breaking()
+
+    def test_a_run_killed_after_going_back_does_not_take_the_way_given_up_again(
+        self, kit: ModuleType, model_dir: Path, rows: Path, tmp_path: Path
+    ) -> None:
+        options = {"model_dir": model_dir, "rows": rows}
+        config = config_of(
+            kit,
+            training={"maxSteps": 4, "schedule": "constant"},
+            checkpoint={"everySteps": 2},
+        )
+        whole = self.breaking(kit)
+        kit.run(tmp_path / "whole", config, observer=whole, **options)
+
+        class Killed(type(self.breaking(kit))):  # type: ignore[misc]
+            """Dies in the first step after the run went back."""
+
+            def on_step(self, report: Any) -> None:
+                if [step.step for step in self.steps] == [1, 2, 3]:
+                    raise InterruptedError
+                super().on_step(report)
+
+        first, second = Killed(), kit.RecordingObserver()
+        with pytest.raises(InterruptedError):
+            kit.run(tmp_path / "killed", config, observer=first, **options)
+        [saved] = [report for report in first.checkpoints if report.cause == "recovery"]
+        assert (saved.step, saved.name) == (2, "step-000002-a01-1f2e3d4c-r1")
+        kit.run(tmp_path / "killed", config, attempt=2, observer=second, **options)
+        assert [(report.step, report.learning_rate) for report in second.steps] == [
+            (3, 0.005),
+            (4, 0.005),
+        ]
+        assert told(second) == []
+        assert adapter(tmp_path / "killed") == adapter(tmp_path / "whole")
 
     @pytest.mark.parametrize("other_rate", [0.001, 0.01], ids=["same-config", "other-config"])
     def test_checkpoints_of_another_run_are_neither_taken_nor_deleted(

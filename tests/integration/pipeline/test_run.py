@@ -170,6 +170,7 @@ def test_another_configuration_is_no_continuation(
 def test_a_loss_that_is_no_number_fails_honestly(
     kit: ModuleType, model_dir: Path, rows: Path, tmp_path: Path
 ) -> None:
+    """Pitfall: all-NaN adapter saved as success."""
     evaluation = {"baseline": False, "numGenerations": 0, "everySteps": 6}
     config = kit.make_config(evaluation=evaluation, training={"recovery": {"nan": "fail"}})
 

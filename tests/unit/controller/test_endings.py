@@ -184,6 +184,22 @@ def test_interruptions_that_saved_something_have_no_limit() -> None:
     assert current.status.spent.preemption == 7
 
 
+def test_an_interruption_after_training_went_back_has_saved_something_too() -> None:
+    current = running(spec=spec(retry={"backoffSeconds": 0, "infrastructure": 0}))
+    for number, step in ((1, 30), (2, 12), (3, 8)):
+        name = f"step-{step:06d}-a{number:02d}-94a5f013-r1"
+        told = report(attempt=number, checkpoint=name, checkpointStep=step)
+        over = {
+            "child": child(number, result="Failed"),
+            "pods": (ended_pod(number, code=75),),
+            "report": told,
+        }
+        begun = {"child": child(number + 1), "pods": (pod(number + 1),), "report": None}
+        current = after(over, begun, {}, start=current)
+    assert current.status.spent.preemption == 3
+    assert [attempt.resumed_from_step for attempt in current.status.attempts] == [None, 30, 12, 8]
+
+
 def test_without_resume_the_next_attempt_is_told_to_start_from_step_0() -> None:
     told = report(step=12, checkpoint="step-000010", checkpointStep=10)
     over = {"child": child(result="Failed"), "pods": (ended_pod(code=203),), "report": None}

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 
 from anneal_jobs.event_log import EventLog
 from anneal_jobs.observer import RunObserver, tag_of_event
 from anneal_jobs.progress import ProgressReporter
 from anneal_jobs.run_state import RunState
+from anneal_jobs.tracking.writer import RunWriter
 from anneal_pipeline import observer as pipeline
 
 
@@ -82,3 +84,19 @@ def test_an_attempt_that_learns_of_a_newer_one_stops_at_its_next_step(tmp_path: 
     assert not observer.should_stop()
     reporter.send_if_changed()
     assert observer.should_stop()
+
+
+def test_going_back_is_kept_for_the_points_of_the_steps_taken_again(tmp_path: Path) -> None:
+    observer = RunObserver(
+        state=RunState(),
+        stop_file=tmp_path / "stop",
+        writer=RunWriter(MlflowClient("http://127.0.0.1:9"), "run"),
+        reporter=None,
+        uploader=None,
+        display=None,
+        workspace=tmp_path,
+    )
+    fields = {"kind": "nan", "step": 6, "backTo": 2, "rate": 0.5}
+    observer.on_event(pipeline.EVENT_RECOVERED, "back to step 2", fields)
+    [turn] = observer.save_state()["turns"]
+    assert (turn["step"], turn["back_to"]) == (6, 2)

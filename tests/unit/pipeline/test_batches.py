@@ -52,6 +52,7 @@ SPLIT = split_of([([5, 6, 7, EOS], [0, 0, 1, 1]), ([5, EOS], [0, 1])])
 
 
 def test_padding_is_masked_by_length_and_keeps_the_eos_label() -> None:
+    """Pitfall: pad = eos and masking by id removes the real EOS."""
     batch = collate(SPLIT, [0, 1], pad_id=EOS, train_all=False)
     assert batch.labels.tolist() == [
         [IGNORED, IGNORED, 7, EOS],

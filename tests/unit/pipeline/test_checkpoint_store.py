@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from types import ModuleType
@@ -143,6 +144,14 @@ def test_going_back_forgets_a_best_from_after_it(kit: ModuleType, tmp_path: Path
     assert [order_of(name) for name in store.names()] == [(10, 1)]
 
 
+def test_a_step_saved_again_after_going_back_is_the_newer(kit: ModuleType, tmp_path: Path) -> None:
+    store = kit.make_store(tmp_path)
+    first = save(store, tmp_path, 10)
+    again = store.save(tmp_path / "source", dataclasses.replace(info(10), recoveries=1)).name
+    assert store.names() == [again, first]
+    assert again == store.name_of(10, recoveries=1) == f"{first}-r1"
+
+
 def test_going_back_leaves_what_another_run_wrote(kit: ModuleType, tmp_path: Path) -> None:
     save(kit.make_store(tmp_path, keep=9), tmp_path, 90)
     anew = kit.make_store(tmp_path, attempt=2, keep=9)
@@ -224,4 +233,6 @@ def test_what_is_no_manifest_is_said_to_be_none(data: bytes) -> None:
 def test_names_sort_as_numbers() -> None:
     assert folder_name(7, attempt=2, writer="ABCDEF0123") == "step-000007-a02-abcdef01"
     assert order_of("step-1000000-a100-0") == (1_000_000, 100)
+    assert folder_name(7, attempt=2, writer="abc", recoveries=1) == "step-000007-a02-abc-r1"
+    assert order_of("step-000007-a02-abc-r1") == (7, 2)
     assert order_of("best.json") is None

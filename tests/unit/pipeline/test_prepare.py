@@ -280,6 +280,7 @@ def test_few_rows_get_a_warning(bench: Bench) -> None:
 
 
 def test_truncation_leaves_all_minus_100_such_rows_are_dropped(bench: Bench) -> None:
+    """Pitfall: truncation leaves all -100: loss 0 or NaN."""
     rows = [*bench.kit.sums(5), bench.kit.chat("z" * 300, "the answer that is cut away")]
     data = bench.prepare(rows, dataset={"filters": {"overlength": "truncate"}})
     assert data.report.dropped == {"response-cut-off": 1}

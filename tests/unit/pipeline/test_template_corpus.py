@@ -159,6 +159,7 @@ def test_every_template_but_none_is_a_file(family: Family) -> None:
 def test_eos_outside_the_loss_the_last_trained_token_of_an_answer_stops(
     made: dict[str, Any], family: Family, question: str, answer: str
 ) -> None:
+    """Pitfall: end of turn outside the loss: the model never stops."""
     tokenizer = made[family.name]
     (span,) = trained_spans(family, tokenizer, conversation(question, answer))
     stop = tokenizer.convert_tokens_to_ids(family.stop or family.eos)
