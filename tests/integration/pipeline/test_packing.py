@@ -87,7 +87,10 @@ def packed_batch(split: PreparedSplit, sequences: list[tuple[int, ...]]) -> Batc
 
 @pytest.mark.parametrize("name", PACKABLE)
 def test_packed_logits_are_those_of_each_row_alone(name: str) -> None:
-    """Two sequences of unequal length, so that there is padding as well."""
+    """Pitfall: packing leaks across documents.
+
+    Two sequences of unequal length, so that there is padding as well.
+    """
     model, split, rows = tuned(name, **PACKABLE[name]).eval(), split_of(), (0, 1, 2, 3)
     path = LogitsPath(model)
     require_packable(model, uri="models/tiny")
@@ -106,6 +109,7 @@ def test_packed_logits_are_those_of_each_row_alone(name: str) -> None:
 
 @pytest.mark.parametrize("name", PACKABLE)
 def test_another_first_row_leaves_the_logits_of_the_second_as_they_are(name: str) -> None:
+    """Pitfall: packing leaks across documents."""
     model = tuned(name, **PACKABLE[name]).eval()
     batch = packed_batch(split_of(), [(0, 4)])
     other = packed_batch(split_of(seed=4), [(0, 4)])
@@ -204,6 +208,7 @@ def test_a_packed_run_killed_at_several_steps_ends_bit_equal(
 def test_steps_milestones_and_warm_up_follow_from_the_packed_length(
     kit: ModuleType, model_dir: Path, rows: Path, tmp_path: Path
 ) -> None:
+    """Pitfall: packing cuts the step count, and with it schedule and warm-up."""
     config = kit.make_config(
         dataset={"split": {"train": 1.0, "validation": 0.0}},
         training={"maxSteps": None, "epochs": 2.0, "packing": True, "warmupRatio": 0.5},

@@ -38,4 +38,4 @@ def test_the_test_of_a_pitfall_is_called_by_it(pitfall: str, test: str) -> None:
 
 
 def test_the_list_has_data_and_training() -> None:
-    assert len(dict(named())) >= 17
+    assert len(dict(named())) >= 19

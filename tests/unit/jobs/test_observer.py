@@ -94,6 +94,7 @@ def test_going_back_is_kept_for_the_points_of_the_steps_taken_again(tmp_path: Pa
         reporter=None,
         uploader=None,
         display=None,
+        events=EventLog(tmp_path / "events.jsonl", run="3f9c", attempt=1),
         workspace=tmp_path,
     )
     fields = {"kind": "nan", "step": 6, "backTo": 2, "rate": 0.5}
