@@ -18,6 +18,10 @@ PYTEST_ARGS ?=
 
 # The lock files carry the hashes; where packages are fetched from is the machine's own setting.
 UV := $(ANNEAL_CACHE)/uv-$(shell sha256sum requirements/uv.txt | cut -c1-12)/bin/uv
+# TRL, for `make bench-training`, apart from ours and by its own lock; BENCH_ARGS are its options.
+TRL := $(ANNEAL_CACHE)/bench-trl-$(shell sha256sum requirements/bench-trl.txt | cut -c1-12)
+SMOLLM2 := $(ANNEAL_CACHE)/models/smollm2-135m-instruct
+BENCH_ARGS ?=
 READY := .venv/.anneal-ready
 BIN := .venv/bin
 CLUSTER := $(PYTHON) tests/cluster/cluster.py
@@ -80,6 +84,17 @@ test-integration: env programs ## Run the integration tests: real API server, S3
 test-e2e: env programs ## Run the end-to-end tests on the test cluster.
 	$(call step,end-to-end tests,$(BIN)/pytest tests/e2e -v --durations=0)
 
+.PHONY: bench-training
+bench-training: env $(TRL)/.ready ## Measure the training loop against TRL's (BENCH_ARGS="--help": options).
+	@[ -d $(SMOLLM2) ] || $(BIN)/anneal models import smollm2 --output $(SMOLLM2)
+	@$(BIN)/python tests/benchmarks/training.py --trl-python $(TRL)/bin/python $(BENCH_ARGS)
+
+$(TRL)/.ready: requirements/bench-trl.txt | $(UV)
+	@echo "==> TRL's environment in $(TRL)"
+	@$(UV) venv --quiet --clear --python "$$(command -v $(PYTHON))" $(TRL)
+	@$(UV) pip install --quiet --python $(TRL)/bin/python --require-hashes -r requirements/bench-trl.txt
+	@touch $@
+
 .PHONY: lint
 lint: env programs ## Check style, types, import contracts, shell scripts and charts.
 	$(call step,ruff format,$(BIN)/ruff format --check $(PYTHON_SOURCES))
@@ -114,7 +129,8 @@ lock: $(UV) ## Resolve the locked requirements anew from pyproject.toml.
 	for extra in operator trainer mlflow; do \
 		compile -c requirements/dev.txt --extra $$extra pyproject.toml -o requirements/$$extra.txt; \
 	done; \
-	compile -c requirements/dev.txt --extra operator --extra trainer --extra mlflow pyproject.toml -o requirements/runtime.txt
+	compile -c requirements/dev.txt --extra operator --extra trainer --extra mlflow pyproject.toml -o requirements/runtime.txt; \
+	compile -c requirements/dev.txt requirements/bench-trl.in -o requirements/bench-trl.txt
 
 .PHONY: cluster-up
 cluster-up: programs ## Start the test cluster: one real Kubernetes node on this machine.
