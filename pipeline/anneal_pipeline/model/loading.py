@@ -23,6 +23,7 @@ from anneal_pipeline.device import compute_dtype
 from anneal_pipeline.errors import MODEL_UNSUPPORTED, UserError
 from anneal_pipeline.model.adapters import add_adapters, count_parameters
 from anneal_pipeline.model.advice import advice, experts_left_out, experts_left_whole
+from anneal_pipeline.model.cpu_linear import speed_up_frozen
 from anneal_pipeline.model.folder import CONFIG_NAME
 from anneal_pipeline.model.four_bit import BaseForm, choose_base_form
 from anneal_pipeline.model.layers import Layer
@@ -88,6 +89,7 @@ def load_tuned_model(
     tuned = add_adapters(base, config.tuning.lora, targets=targets, seed=config.training.seed)
     if form.in_4_bit and config.tuning.lora.initialization == LOFTQ:
         _take_up_losses(tuned, folder)
+    speed_up_frozen(tuned)
     trainable, total = count_parameters(tuned)
     return TunedModel(
         model=tuned,

@@ -7,7 +7,12 @@ import torch
 from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Linear4bit, Params4bit
 
-from anneal_pipeline.model.cpu_linear import frozen_product, is_faster_for
+from anneal_pipeline.model.cpu_linear import (
+    CpuLinear,
+    frozen_product,
+    is_faster_for,
+    speed_up_frozen,
+)
 from anneal_pipeline.model.cpu_linear_4bit import CpuLinear4bit, speed_up
 
 
@@ -34,6 +39,35 @@ def test_a_four_bit_layer_computes_what_it_did(shape: tuple[int, ...], bias: boo
     (got_grad,) = torch.autograd.grad(got, x, downstream)
     torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(got_grad, want_grad, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_frozen_layer_computes_what_it_did(bias: bool) -> None:
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(64, 48, bias=bias).requires_grad_(False)
+    x = torch.randn(2, 5, 64, requires_grad=True)
+    want = layer(x)
+    (want_grad,) = torch.autograd.grad(want.sum(), x)
+    assert speed_up_frozen(torch.nn.ModuleList([layer])) == 1
+    assert type(layer) is CpuLinear
+    got = layer(x)
+    (got_grad,) = torch.autograd.grad(got.sum(), x)
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(got_grad, want_grad, rtol=1e-5, atol=1e-5)
+
+
+def test_layers_that_are_trained_or_hold_another_type_stay_pytorchs() -> None:
+    trained = torch.nn.Linear(4, 4)
+    half = torch.nn.Linear(4, 4, dtype=torch.bfloat16).requires_grad_(False)
+    assert speed_up_frozen(torch.nn.ModuleList([trained, half])) == 0
+
+
+def test_a_layer_trained_after_all_gets_its_gradient() -> None:
+    layer = torch.nn.Linear(8, 4).requires_grad_(False)
+    speed_up_frozen(torch.nn.ModuleList([layer]))
+    layer.requires_grad_(True)
+    layer(torch.ones(3, 8)).sum().backward()
+    torch.testing.assert_close(layer.weight.grad, torch.full((4, 8), 3.0))
 
 
 def test_other_compute_types_stay_with_bitsandbytes() -> None:
