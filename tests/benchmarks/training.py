@@ -44,9 +44,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
         },
     },
     "packed": {
-        "says": "TRL packs rows (bfd, no padding); no checkpointing on either side",
+        "says": "rows packed into sequences on both sides, no gradient checkpointing",
         "method": "lora",
-        "ours": {"computeDtype": "bfloat16", "training": {"gradientCheckpointing": False}},
+        "ours": {
+            "computeDtype": "bfloat16",
+            "training": {"gradientCheckpointing": False, "packing": True},
+        },
         "trl": {"gradient_checkpointing": False, "packing": True},
     },
     "fp32": {
