@@ -93,7 +93,7 @@ def open_inputs(inputs: Inputs) -> Opened:
         check_model_folder(inputs.model_dir, uri=inputs.config.model.uri)
         form = choose_base_form(inputs.config.tuning, device=inputs.ranks.device)
         check_optimizer(inputs.config.training, device=inputs.ranks.device)
-        tokenizer = load_tokenizer(inputs.model_dir)
+        tokenizer = load_tokenizer(inputs.model_dir, new_tokens=inputs.config.tuning.new_tokens)
     data = _prepare(inputs, tokenizer)
     _check_early_stopping(inputs.config, data)
     world_size = inputs.ranks.world_size

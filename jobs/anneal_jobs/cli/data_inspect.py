@@ -60,7 +60,7 @@ def _prepare(
         config.dataset, to=scratch / "dataset", access=access, on_bytes=lambda done, total: None
     )
     model = fetch_tokenizer(config.model, to=scratch / "model", access=access)
-    tokenizer = load_tokenizer(model)
+    tokenizer = load_tokenizer(model, new_tokens=config.tuning.new_tokens)
     return prepare_data(
         config,
         files=files,

@@ -21,6 +21,7 @@ GAUSSIAN = "gaussian"
 ORTHOGONAL = "orthogonal"
 LOFTQ = "loftq"
 PISSA = "pissa"
+NewToken = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^\S+$")]
 Initialization = Annotated[
     str,
     Field(
@@ -113,6 +114,11 @@ class TuningConfig(Schema):
             "remove them",
         ),
         CelRule(
+            rule="!has(self.newTokens)"
+            " || self.newTokens.all(t, self.newTokens.exists_one(u, u == t))",
+            message="tuning.newTokens names a token more than once",
+        ),
+        CelRule(
             rule="!has(self.lora) || !has(self.lora.initialization)"
             " || (has(self.method) && self.method == 'lora')"
             " || !(self.lora.initialization == 'orthogonal'"
@@ -137,6 +143,16 @@ class TuningConfig(Schema):
     """The adapters."""
     quantization: QuantizationConfig = QuantizationConfig()
     """The 4-bit base, and the type products run in."""
+    new_tokens: tuple[NewToken, ...] = Field(default=(), max_length=256)
+    """Words or marks without blanks that become one token each; of the embeddings only their rows
+    are trained. Each begins as the mean of what it was cut into so far."""
+
+    @model_validator(mode="after")
+    def _each_token_once(self) -> Self:
+        repeated = {token for token in self.new_tokens if self.new_tokens.count(token) > 1}
+        if repeated:
+            raise ValueError(f"newTokens names {', '.join(sorted(repeated))} more than once")
+        return self
 
     @model_validator(mode="after")
     def _plain_lora_has_no_4_bit_base(self) -> Self:

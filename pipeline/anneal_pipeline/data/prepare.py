@@ -117,6 +117,7 @@ def _inputs_hash(config: PipelineConfig, *, source: str, template: TemplateChoic
         "version": PREPARATION_VERSION,
         "dataset": config.dataset.to_data(),
         "model": config.model.to_data(),
+        "newTokens": list(config.tuning.new_tokens),
         "sequenceLength": config.training.sequence_length,
         "source": source,
         "template": template.sha256,

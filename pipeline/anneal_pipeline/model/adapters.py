@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,14 +13,23 @@ from transformers.pytorch_utils import Conv1D
 
 from anneal_pipeline.config.tuning import GAUSSIAN, ORTHOGONAL, LoraConfig
 from anneal_pipeline.model.beginning import begin_at_principal_directions, is_beginning
+from anneal_pipeline.model.new_tokens import rows_to_train, train_in_fp32
 from anneal_pipeline.model.targets import Targets
 from anneal_pipeline.model.whole_modules import choose_whole_modules, touches_tied_weight
 
 
 def add_adapters(
-    model: PreTrainedModel, config: LoraConfig, *, targets: Targets, seed: int
+    model: PreTrainedModel,
+    config: LoraConfig,
+    *,
+    targets: Targets,
+    seed: int,
+    new_tokens: Sequence[int] = (),
 ) -> PeftModel:
-    """Freeze the base and put fp32 adapters on it; `seed` decides their first values."""
+    """Freeze the base and put fp32 adapters on it; `seed` decides their first values.
+
+    Of the embeddings the rows of `new_tokens` are trained.
+    """
     whole = choose_whole_modules(model, config.modules_to_save, adapted=targets.modules)
     peft_config = PeftLoraConfig(
         task_type="CAUSAL_LM",
@@ -35,10 +45,12 @@ def add_adapters(
         init_lora_weights=_peft_initialization(config),
         bias=config.bias,
         modules_to_save=whole or None,
+        trainable_token_indices=rows_to_train(model, new_tokens, whole=whole),
         ensure_weight_tying=touches_tied_weight(model, whole),
     )
     torch.manual_seed(seed)
     tuned = get_peft_model(model, peft_config, autocast_adapter_dtype=True)
+    train_in_fp32(tuned)
     if config.is_pissa:
         begin_at_principal_directions(tuned, config.initialization)
     return tuned

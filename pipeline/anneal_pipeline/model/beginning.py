@@ -30,6 +30,7 @@ def begin_at_principal_directions(tuned: PeftModel, method: str) -> None:
     frozen = copy.deepcopy(tuned.peft_config[TRAINED])
     frozen.lora_dropout = 0.0
     frozen.modules_to_save = None
+    frozen.trainable_token_indices = None
     frozen.bias = "none"
     tuned.add_adapter(BEGINNING, frozen)
     for layer in _layers(tuned):

@@ -27,6 +27,7 @@ from anneal_pipeline.model.cpu_linear import speed_up_frozen
 from anneal_pipeline.model.folder import CONFIG_NAME
 from anneal_pipeline.model.four_bit import BaseForm, choose_base_form
 from anneal_pipeline.model.layers import Layer
+from anneal_pipeline.model.new_tokens import extend_tokenizer, make_room, pieces_of
 from anneal_pipeline.model.targets import Targets, choose_targets, list_layers
 
 
@@ -52,7 +53,7 @@ class TunedModel:
         )
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(folder: Path, *, new_tokens: Sequence[str] = ()) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
@@ -66,6 +67,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     if tokenizer.pad_token_id is None:
         # Padding is masked by length, never by id, so that the EOS keeps its label.
         tokenizer.pad_token = tokenizer.eos_token
+    extend_tokenizer(tokenizer, new_tokens)
     return tokenizer
 
 
@@ -78,6 +80,7 @@ def load_tuned_model(
         config.tuning.quantization.compute_dtype, device=device, trained_in=_trained_in(folder)
     )
     base = load_base(config, folder=folder, device=device, compute=compute, form=form)
+    new_tokens = _make_room(base, config.tuning.new_tokens, folder=folder)
     base.requires_grad_(False)
     if form.in_4_bit:
         _keep_trainable(base)
@@ -86,7 +89,13 @@ def load_tuned_model(
         base.activation_checkpointing_enable({"use_reentrant": False})
     targets = choose_targets(base, config.tuning.lora)
     stacks = [layer for layer in list_layers(base) if layer.num_experts] if form.in_4_bit else []
-    tuned = add_adapters(base, config.tuning.lora, targets=targets, seed=config.training.seed)
+    tuned = add_adapters(
+        base,
+        config.tuning.lora,
+        targets=targets,
+        seed=config.training.seed,
+        new_tokens=new_tokens,
+    )
     if form.in_4_bit and config.tuning.lora.initialization == LOFTQ:
         _take_up_losses(tuned, folder)
     speed_up_frozen(tuned)
@@ -104,6 +113,16 @@ def load_tuned_model(
             *_warnings(config.tuning.lora, tuned, targets=targets, unquantised=stacks),
         ),
     )
+
+
+def _make_room(base: PreTrainedModel, tokens: Sequence[str], *, folder: Path) -> list[int]:
+    """Prepare the base for new tokens; their ids."""
+    if not tokens:
+        return []
+    extended = load_tokenizer(folder, new_tokens=tokens)
+    pieces = pieces_of(tokens, before=load_tokenizer(folder), now=extended)
+    make_room(base, pieces)
+    return list(pieces)
 
 
 def _warnings(

@@ -168,10 +168,12 @@ REFUSED = [
         "corrects 4-bit weights",
         id="loftq for plain lora",
     ),
+    pytest.param("tuning.newTokens", ["<a>", "<b>", "<a>"], "more than once", id="token twice"),
+    pytest.param("tuning.newTokens", ["a b"], "spec.tuning.newTokens", id="token with a blank"),
     pytest.param(
         "tuning.lora",
         {"initialization": "loftq", "useDora": True},
-        "exclude useDora",
+        "magnitudes would be those of",
         id="loftq and DoRA",
     ),
     *(

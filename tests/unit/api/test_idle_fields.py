@@ -135,7 +135,10 @@ FILES: dict[str, dict[str, str]] = {
     },
     f"{PIPELINE}/training/sequences.py": {"training.packing": "config.packing"},
     f"{PIPELINE}/training/resume.py": {"checkpoint.acceptChanges": "checkpoint.accept_changes"},
-    f"{PIPELINE}/opening.py": {"checkpoint.resume": "checkpoint.resume"},
+    f"{PIPELINE}/opening.py": {
+        "checkpoint.resume": "checkpoint.resume",
+        "tuning.newTokens": "tuning.new_tokens",
+    },
     f"{PIPELINE}/run.py": {
         "export.verify": "export.verify",
         "training.recovery.oom": "recovery.oom",

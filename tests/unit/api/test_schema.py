@@ -172,6 +172,11 @@ def test_a_beginning_that_does_not_fit_the_base_is_refused(
     assert faults({**SMALLEST, "tuning": tuning}) == [want]
 
 
+def test_a_new_token_is_named_once() -> None:
+    tuning = {"newTokens": ["<a>", "<b>", "<a>"]}
+    assert faults({**SMALLEST, "tuning": tuning}) == ["tuning: newTokens names <a> more than once"]
+
+
 @pytest.mark.parametrize("name", ["pissa_niter_0", "pissa_niter_100", "loftQ", "zeros"])
 def test_an_unknown_beginning_is_refused(name: str) -> None:
     [fault] = faults({**SMALLEST, "tuning": {"lora": {"initialization": name}}})

@@ -1,0 +1,174 @@
+"""New tokens: their rows alone are trained, tied weights stay one, and the export holds them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from anneal_pipeline.errors import UserError
+from anneal_pipeline.export.adapter import write_adapter
+from anneal_pipeline.model.adapters import trainable_parameters
+from anneal_pipeline.model.beginning import base_alone
+from anneal_pipeline.model.loading import TunedModel, load_tokenizer, load_tuned_model
+from anneal_pipeline.training.batches import Batch
+from anneal_pipeline.training.loss import LogitsPath, sum_of_losses
+
+CPU = torch.device("cpu")
+TOKENS = ["<tool>", "quux"]
+TEXT = "What is <tool> the quux <tool>?"
+
+
+@pytest.fixture(scope="module", params=["tied", "untied"])
+def folder(
+    request: pytest.FixtureRequest, kit: ModuleType, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """One whose single table has to grow, and one of two tables with rows to spare."""
+    made: Path = kit.write_model(tmp_path_factory.mktemp("wide"), hidden=64, spread=0.1)
+    changes: dict[str, Any] = {"tie_word_embeddings": False}
+    if request.param == "tied":
+        changes = {"vocab_size": len(AutoTokenizer.from_pretrained(made))}
+    config = LlamaConfig.from_pretrained(made, **changes)
+    LlamaForCausalLM(config).save_pretrained(made)
+    return made
+
+
+def config_of(kit: ModuleType, *, method: str = "lora", **tuning: Any) -> Any:
+    return kit.make_config(
+        tuning={
+            "method": method,
+            "newTokens": TOKENS,
+            "lora": {"rank": 4, "alpha": 8.0, "dropout": 0.1},
+            **tuning,
+        },
+        training={"maxSteps": 4},
+        checkpoint={"everySteps": 2},
+        evaluation={"numGenerations": 1},
+    )
+
+
+def logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
+    model.eval()
+    with torch.no_grad():
+        found: torch.Tensor = model(input_ids=ids).logits
+    model.train()
+    return found
+
+
+def train_a_little(tuned: TunedModel, ids: torch.Tensor) -> None:
+    sgd = torch.optim.SGD(trainable_parameters(tuned.model).values(), lr=0.1)
+    path = LogitsPath(tuned.model)
+    for _ in range(3):
+        sgd.zero_grad()
+        batch = Batch(ids=ids, attention_mask=torch.ones_like(ids), labels=ids)
+        sum_of_losses(path(batch)).backward()
+        sgd.step()
+
+
+def is_tied(model: Any) -> bool:
+    places = (model.get_input_embeddings(), model.get_output_embeddings())
+    tables = [getattr(getattr(m, "token_adapter", m), "base_layer", m).weight for m in places]
+    trained = [
+        m.token_adapter.trainable_tokens_delta for m in places if hasattr(m, "token_adapter")
+    ]
+    pointers = {table.data_ptr() for table in tables}
+    rows = {part["default"].data_ptr() for part in trained}
+    assert not rows or len(rows) == len(pointers)
+    return len(pointers) == 1
+
+
+def loaded_as_the_guide_says(folder: Path, adapter: Path) -> Any:
+    tokenizer = AutoTokenizer.from_pretrained(adapter)
+    base = AutoModelForCausalLM.from_pretrained(folder)
+    if len(tokenizer) > base.get_input_embeddings().num_embeddings:
+        base.resize_token_embeddings(len(tokenizer))
+    return PeftModel.from_pretrained(base, adapter)
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_only_their_rows_are_trained_and_the_base_is_the_base_with_the_same_tokenizer(
+    kit: ModuleType, folder: Path, method: str
+) -> None:
+    tuned = load_tuned_model(config_of(kit, method=method), folder=folder, device=CPU)
+    plain, tokenizer = load_tokenizer(folder), load_tokenizer(folder, new_tokens=TOKENS)
+    ids = torch.tensor([tokenizer(TEXT)["input_ids"]])
+    assert ids.max() == len(plain) + 1
+    rows = {n: p for n, p in trainable_parameters(tuned.model).items() if "lora_" not in n}
+    before = {name: row.detach().clone() for name, row in rows.items()}
+    tied = is_tied(AutoModelForCausalLM.from_pretrained(folder))
+    assert [tuple(p.shape) for p in rows.values()] == [(2, 64)] * (1 if tied else 2)
+    with base_alone(tuned.model):
+        base = logits(tuned.model, ids)
+    assert torch.equal(logits(tuned.model, ids), base)
+    table = AutoModelForCausalLM.from_pretrained(folder).get_input_embeddings().weight
+    pieces = plain("quux", add_special_tokens=False)["input_ids"]
+    assert torch.equal(next(iter(rows.values()))[1], table[pieces].mean(0))
+    train_a_little(tuned, ids)
+    assert not any((rows[name] == before[name]).all(1).any() for name in rows)
+    with base_alone(tuned.model):
+        assert torch.equal(logits(tuned.model, ids), base)
+    assert not torch.equal(logits(tuned.model, ids), base)
+
+
+def test_after_a_reload_tied_weights_are_one_and_the_logits_of_new_tokens_are_equal(
+    kit: ModuleType, folder: Path, tmp_path: Path
+) -> None:
+    """Pitfall: tied embeddings cloned or lost; new tokens dropped."""
+    tuned = load_tuned_model(config_of(kit), folder=folder, device=CPU)
+    tokenizer = load_tokenizer(folder, new_tokens=TOKENS)
+    ids = torch.tensor([tokenizer(TEXT)["input_ids"]])
+    train_a_little(tuned, ids)
+    write_adapter(
+        tmp_path,
+        model=tuned.model,
+        base=config_of(kit).model,
+        tokenizer=tokenizer,
+        stop_ids=[3],
+    )
+    again = loaded_as_the_guide_says(folder, tmp_path)
+    assert AutoTokenizer.from_pretrained(tmp_path)(TEXT)["input_ids"] == ids[0].tolist()
+    assert is_tied(again.get_base_model()) == is_tied(AutoModelForCausalLM.from_pretrained(folder))
+    want, got = logits(tuned.model, ids), logits(again, ids)
+    assert want.shape[-1] == max(len(tokenizer), again.config.vocab_size)
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_a_run_that_is_stopped_goes_on_to_the_same_bits(
+    kit: ModuleType, tmp_path: Path, folder: Path, method: str
+) -> None:
+    rows = [kit.chat(f"What is <tool> {n}?", f"It is quux {n * n}.") for n in range(16)]
+    file = kit.write_rows(tmp_path / "rows.jsonl", rows)
+    config = config_of(kit, method=method)
+    whole = kit.run(tmp_path / "whole", config, model_dir=folder, rows=file)
+    observer = kit.RecordingObserver(stop_at=3)
+    kit.run(tmp_path / "cut", config, model_dir=folder, rows=file, observer=observer)
+    resumed = kit.run(tmp_path / "cut", config, model_dir=folder, rows=file, attempt=2)
+    name = "adapter_model.safetensors"
+    want, got = load_file(whole.adapter_dir / name), load_file(resumed.adapter_dir / name)
+    assert want.keys() == got.keys()
+    assert any("trainable_tokens_delta" in key for key in want)
+    assert [key for key in want if not torch.equal(want[key], got[key])] == []
+
+
+@pytest.mark.parametrize(
+    ("tuning", "said"),
+    [
+        ({"newTokens": ["<tool>", "<bos>"]}, "names <bos>, which the tokenizer of the model has"),
+        (
+            {"lora": {"rank": 4, "modulesToSave": ["embed_tokens"]}},
+            "trains rows of model.embed_tokens, which tuning.lora.modulesToSave trains in full",
+        ),
+    ],
+)
+def test_tokens_that_cannot_be_had_are_refused(
+    kit: ModuleType, folder: Path, tuning: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(UserError, match=said):
+        load_tuned_model(config_of(kit, **tuning), folder=folder, device=CPU)
