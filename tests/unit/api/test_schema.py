@@ -172,6 +172,20 @@ def test_a_beginning_that_does_not_fit_the_base_is_refused(
     assert faults({**SMALLEST, "tuning": tuning}) == [want]
 
 
+@pytest.mark.parametrize(
+    ("field", "taken", "refused"),
+    [("rank", [1, 1024], [0, 1025]), ("alpha", [0.01], [0, -1]), ("dropout", [0, 0.99], [-0.1, 1])],
+)
+def test_numbers_of_the_adapters_have_bounds_and_the_fault_names_the_value(
+    field: str, taken: list[float], refused: list[float]
+) -> None:
+    for value in taken:
+        FineTuneJobSpec.parse({**SMALLEST, "tuning": {"lora": {field: value}}})
+    for value in refused:
+        [fault] = faults({**SMALLEST, "tuning": {"lora": {field: value}}})
+        assert fault.startswith(f"tuning.lora.{field}: got {value}, but input should be ")
+
+
 def test_a_new_token_is_named_once() -> None:
     tuning = {"newTokens": ["<a>", "<b>", "<a>"]}
     assert faults({**SMALLEST, "tuning": tuning}) == ["tuning: newTokens names <a> more than once"]
