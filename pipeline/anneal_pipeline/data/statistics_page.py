@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path
@@ -15,15 +16,26 @@ HTML_NAME = "report.html"
 _SPLIT_HEAD = ("split", "rows", "tokens", "trained tokens", "mean length", "longest")
 _BAR_CHARS = 40
 _PLOT_WIDTH, _PLOT_HEIGHT = 640, 160
+_NUMBER = re.compile(r"\d+(\.\d+)?")
+_THOUSANDS = re.compile(r"(?<=\d)(?=(\d{3})+(?!\d))")
+_NARROW_SPACE = "\u202f"
 
 _STYLE = (
+    ":root{color-scheme:light dark;--ink:#1a1a1a;--page:#fff;--line:#ddd;--faint:#666;"
+    "--box:#f6f6f4;--trained:#c8ecc9;--alert:#fff4d6;--bar:#4a7ebb}"
+    "@media(prefers-color-scheme:dark){:root{--ink:#e4e4e4;--page:#161719;--line:#3a3c40;"
+    "--faint:#9a9da3;--box:#212327;--trained:#1f5130;--alert:#4a3a10;--bar:#6f9fd8}}"
     "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;"
-    "color:#1a1a1a;background:#fff}table{border-collapse:collapse}td,th{padding:.3rem .8rem;"
-    "border-bottom:1px solid #ddd;text-align:left;vertical-align:top}td.n{text-align:right}"
-    ".warning{background:#fff4d6;padding:.5rem .9rem;border-radius:.4rem}"
-    "pre{white-space:pre-wrap;overflow-wrap:anywhere;background:#f6f6f4;padding:.8rem;"
-    "border-radius:.4rem}mark{background:#c8ecc9;color:inherit}small{color:#666}"
-    "svg text{font-size:11px;fill:#666}svg rect{fill:#4a7ebb}"
+    "color:var(--ink);background:var(--page);overflow-wrap:anywhere}"
+    "table{border-collapse:collapse;font-variant-numeric:tabular-nums}"
+    "td,th{padding:.3rem .8rem .3rem 0;border-bottom:1px solid var(--line);text-align:start;"
+    "vertical-align:top;unicode-bidi:plaintext}th,td:first-child{white-space:nowrap}"
+    ".n{text-align:right;white-space:nowrap}"
+    ".warning{background:var(--alert);padding:.5rem .9rem;border-radius:.4rem}"
+    "pre{white-space:pre-wrap;background:var(--box);padding:.8rem;border-radius:.4rem;"
+    "max-height:28rem;overflow:auto}"
+    "mark{background:var(--trained);color:inherit}small{color:var(--faint)}"
+    "svg{max-width:100%}svg text{font-size:11px;fill:var(--faint)}svg rect{fill:var(--bar)}"
 )
 
 
@@ -138,6 +150,7 @@ def _html(statistics: Statistics) -> str:
     previews = "".join(_preview_html(preview) for preview in statistics.previews)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width">'
         f"<title>The data</title><style>{_STYLE}</style></head><body>"
         f"<h1>The data as it is trained on</h1>{warnings}<table>{facts}</table>"
         f"<h2>Split</h2>{_html_table(_SPLIT_HEAD, _splits(statistics))}"
@@ -148,11 +161,21 @@ def _html(statistics: Statistics) -> str:
 
 
 def _html_table(head: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> str:
-    titles = "".join(f"<th>{escape(title)}</th>" for title in head)
-    body = "".join(
-        f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows
+    body = list(rows)
+    numeric = [all(_NUMBER.fullmatch(row[column]) for row in body) for column in range(len(head))]
+    lines = [_html_row("th", head, numeric), *(_html_row("td", row, numeric) for row in body)]
+    return f"<table>{''.join(lines)}</table>"
+
+
+def _html_row(tag: str, cells: tuple[str, ...], numeric: list[bool]) -> str:
+    """Numbers stand to the right, with their thousands apart."""
+    shown = (
+        f'<{tag} class="n">{_THOUSANDS.sub(_NARROW_SPACE, escape(text))}</{tag}>'
+        if is_number
+        else f"<{tag}>{escape(text)}</{tag}>"
+        for text, is_number in zip(cells, numeric, strict=True)
     )
-    return f"<table><tr>{titles}</tr>{body}</table>"
+    return f"<tr>{''.join(shown)}</tr>"
 
 
 def _preview_html(preview: Preview) -> str:

@@ -100,7 +100,6 @@ def test_reading_holds_no_more_of_a_larger_file(
 
 
 def test_preparing_keeps_a_few_numbers_of_a_row(kit: ModuleType, tmp_path: Path) -> None:
-    """Pitfall: unbounded memory growth while data are prepared."""
     tokenizer = kit.make_tokenizer()
     peaks = []
     for count in (300, 1200):

@@ -118,6 +118,7 @@ def test_length_filters(bench: Bench, filters: dict[str, Any], want: dict[str, i
 
 
 def test_a_cut_row_gains_no_end_of_turn(bench: Bench) -> None:
+    """Pitfall: truncation cuts the answer or the end of turn silently."""
     dataset = {
         "filters": {"overlength": "truncate"},
         "split": {"train": 1.0, "validation": 0.0},

@@ -208,7 +208,10 @@ def test_the_header_of_a_csv_may_quote(tmp_path: Path, text: str, want: dict[str
 
 
 def test_arrow_fills_no_nulls_into_tools(tmp_path: Path) -> None:
-    """Structs of one column share their keys in Arrow; what a row did not have it does not get."""
+    """Pitfall: Arrow fills nulls into unioned schemas of tools.
+
+    Structs of one column share their keys in Arrow; what a row did not have it does not get.
+    """
     rows = [
         {"tools": [{"name": "add", "parameters": {"x": 1}}]},
         {"tools": [{"name": "say", "parameters": {"text": "hi"}}]},

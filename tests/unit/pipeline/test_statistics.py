@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from anneal_pipeline.data.files import DatasetFiles
 from anneal_pipeline.data.prepare import prepare_data
 from anneal_pipeline.data.statistics import histogram_of
+from anneal_pipeline.data.statistics_page import _html_table
 
 
 class Marked(HTMLParser):
@@ -79,6 +80,13 @@ def test_the_page_tells_lengths_layout_warnings_and_drops(folder: Path) -> None:
     ):
         assert told in page.text
         assert told in (folder / "report.md").read_text(encoding="utf-8")
+
+
+def test_columns_of_numbers_stand_to_the_right_with_thousands_apart() -> None:
+    rows = [("train", "1234567", "1659.3"), ("<test>", "0", "12")]
+    table = _html_table(("split", "tokens", "mean length"), iter(rows))
+    assert '<td class="n">1\u202f234\u202f567</td><td class="n">1\u202f659.3</td>' in table
+    assert "<td>&lt;test&gt;</td>" in table
 
 
 def test_report_json_counts_what_the_page_shows(folder: Path) -> None:

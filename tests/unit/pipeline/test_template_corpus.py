@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from transformers import AutoTokenizer
 
 from anneal_pipeline.data.conversation import Conversation, Turn
 from anneal_pipeline.data.rows import Place
@@ -173,6 +174,7 @@ def test_eos_outside_the_loss_the_last_trained_token_of_an_answer_stops(
 def test_mask_all_0_or_all_1_what_is_trained_decodes_to_the_answer(
     made: dict[str, Any], family: Family, question: str, answer: str
 ) -> None:
+    """Pitfall: no generation tags in the stock template: mask all 0 or all 1."""
     tokenizer = made[family.name]
     row = conversation(question, answer)
     (span,) = trained_spans(family, tokenizer, row)
@@ -202,6 +204,7 @@ def test_every_answer_of_a_conversation_is_trained(
 def test_template_changes_earlier_turns_fewer_turns_render_to_a_prefix(
     made: dict[str, Any], family: Family, texts: list[str]
 ) -> None:
+    """Pitfall: the chat template strips `<think>` or changes earlier turns."""
     tokenizer = made[family.name]
     whole, part = (render(tokenizer, conversation(*texts[:n])) for n in (4, 2))
     closed = part.text.removesuffix(family.eos) if family.name == "phi-3" else part.text
@@ -210,6 +213,7 @@ def test_template_changes_earlier_turns_fewer_turns_render_to_a_prefix(
 
 
 def test_template_strips_think_and_is_refused_with_the_reason(made: dict[str, Any]) -> None:
+    """Pitfall: the chat template strips `<think>` or changes earlier turns."""
     row = conversation("one", "<think>so</think>1", "two", "2")
     with pytest.raises(UserError, match="changes earlier text") as caught:
         render(made["qwen-thinking"], row)
@@ -231,11 +235,30 @@ def test_reasoning_that_the_template_keeps_is_trained(made: dict[str, Any]) -> N
 
 @families(FAMILIES)
 def test_bos_twice_there_is_exactly_one(made: dict[str, Any], family: Family) -> None:
+    """Pitfall: BOS twice, by template and tokenizer."""
     tokenizer = made[family.name]
     tokens = tokenisation_of(family, tokenizer).row(conversation("What is it?", "It is blue."))
     wants_one = "bos_token" in tokenizer.chat_template
     assert list(tokens.ids).count(tokenizer.convert_tokens_to_ids(family.bos)) == int(wants_one)
     assert not wants_one or tokens.ids[0] == tokenizer.bos_token_id
+
+
+@families(FAMILIES)
+def test_the_exported_tokenizer_serves_the_ids_that_were_trained(
+    made: dict[str, Any], family: Family, tmp_path: Path
+) -> None:
+    """Pitfall: the train template is not the serving template."""
+    tokenizer = made[family.name]
+    row = conversation("What is it?", "It is blue.")
+    trained = tokenisation_of(family, tokenizer).row(row)
+    tokenizer.save_pretrained(tmp_path)
+    served = AutoTokenizer.from_pretrained(tmp_path)
+    assert served.apply_chat_template(row.messages(), return_dict=False) == trained.ids
+    prompt = served.apply_chat_template(
+        row.messages()[:1], add_generation_prompt=True, return_dict=False
+    )
+    assert trained.ids[: len(prompt)] == prompt
+    assert sum(trained.is_response[: len(prompt)]) == 0
 
 
 @families(FAMILIES)
@@ -257,6 +280,7 @@ def test_the_system_message_is_not_trained(made: dict[str, Any], family: Family)
 def test_prompt_tokens_no_prefix_bpe_merges_at_the_border_move_nothing(
     made: dict[str, Any], family: Family, question: str, answer: str
 ) -> None:
+    """Pitfall: prompt tokens are not a prefix of prompt and completion tokens."""
     tokenizer = made[family.name]
     (span,) = trained_spans(family, tokenizer, conversation(f"{question}x", answer))
     text = tokenizer.decode(span, skip_special_tokens=True)
@@ -282,6 +306,7 @@ TOOL_ROW = Conversation(
 def test_tool_arguments_double_encoded_calls_come_back_as_they_were(
     made: dict[str, Any], family: Family
 ) -> None:
+    """Pitfall: tool arguments double-encoded."""
     tokenizer = made[family.name]
     call, answer = trained_spans(family, tokenizer, TOOL_ROW)
     text = tokenizer.decode(call)
