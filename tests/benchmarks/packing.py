@@ -4,8 +4,8 @@
 
 trains LoRA adapters on a random model of SmolLM2-135M's shape over rows with the lengths of a chat
 dataset: unpacked in length-grouped batches, then packed, each in a process of its own and with
-about as many tokens per forward pass. Prints a JSON object for each and one with the ratios of
-packed over unpacked. On a machine that others use as well, go by the processor seconds.
+about as many tokens per forward pass on average. Prints a JSON object for each and one with the
+ratios of packed over unpacked. On a machine that others use as well, go by the processor seconds.
 """
 
 from __future__ import annotations
