@@ -11,6 +11,9 @@ from mlflow import MlflowClient
 from mlflow.entities import LoggedModelStatus
 
 from anneal_jobs.errors import InfrastructureError
+from anneal_jobs.event_log import EventLog
+from anneal_jobs.observer import RunObserver
+from anneal_jobs.run_state import RunState
 from anneal_jobs.tracking.connection import connect
 from anneal_jobs.tracking.local_run import close_run, ensure_run
 from anneal_jobs.tracking.parameters import write_parameters, write_tags
@@ -18,6 +21,7 @@ from anneal_jobs.tracking.registration import Registration, logged_model_name, r
 from anneal_jobs.tracking.run_logs import send_logs
 from anneal_jobs.tracking.writer import Action, RunWriter
 from anneal_operator.api.names import TAG_ARTEFACT_DIGEST, TAG_JOB_UID
+from anneal_pipeline import observer as pipeline
 
 from .conftest import MlflowServer, free_port
 
@@ -164,6 +168,34 @@ def test_points_of_the_new_way_count_as_later_on_a_node_whose_clock_is_behind(
     assert second.flush(within_seconds=LONG_SECONDS)
     second.close()
     assert sorted(steps_of(client, run_id)) == [1, 2, 3, 3, 4, 4, 5, 6]
+
+
+def test_every_action_of_a_recovery_is_a_tag_of_the_run(
+    client: MlflowClient, run_id: str, writer: RunWriter, tmp_path: Path
+) -> None:
+    observer = RunObserver(
+        state=RunState(),
+        stop_file=tmp_path / "stop",
+        writer=writer,
+        reporter=None,
+        uploader=None,
+        display=None,
+        events=EventLog(tmp_path / "events.jsonl", run=run_id, attempt=1),
+        workspace=tmp_path,
+    )
+    for kind in ("oom", "nan", "divergence"):
+        observer.on_event(pipeline.EVENT_RECOVERED, f"{kind} happened", {"kind": kind, "step": 4})
+    for name in (pipeline.EVENT_EARLY_STOP, pipeline.EVENT_BEST_RESTORED):
+        observer.on_event(name, f"{name} happened", {"step": 9})
+    assert writer.flush(within_seconds=LONG_SECONDS)
+    tags = client.get_run(run_id).data.tags
+    assert {key: value for key, value in tags.items() if key.startswith("anneal.")} == {
+        "anneal.recovered.oom.step-000004": "oom happened",
+        "anneal.recovered.nan.step-000004": "nan happened",
+        "anneal.recovered.divergence.step-000004": "divergence happened",
+        "anneal.early-stop.step-000009": "early-stop happened",
+        "anneal.best-restored.step-000009": "best-restored happened",
+    }
 
 
 def test_points_lost_on_the_way_are_replayed(
