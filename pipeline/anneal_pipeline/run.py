@@ -25,7 +25,7 @@ from anneal_pipeline.training.positions import check_lengths
 from anneal_pipeline.training.saver import Saver
 from anneal_pipeline.training.schedule import learning_rate
 from anneal_pipeline.training.state import RunState
-from anneal_pipeline.training.vocabulary import check_token_ids
+from anneal_pipeline.training.vocabulary import check_token_ids, unseen_warning
 
 VERIFY_TOKENS = 64
 
@@ -125,12 +125,17 @@ class Run:
 
 
 def _check_rows(opened: Opened) -> None:
-    """Whether the model can take them at all."""
+    """Whether the model can take them at all, and has what it is to learn from them."""
     model, splits = opened.tuned.model, opened.data.splits.values()
     check_token_ids(splits, num_embeddings=model.get_input_embeddings().weight.shape[0])
-    warning = check_lengths(splits, model=model)
-    if warning is not None and opened.inputs.ranks.is_first:
-        opened.inputs.observer.on_event(EVENT_WARNING, warning, {"stage": STAGE_MODEL})
+    tokens = list(opened.inputs.config.tuning.new_tokens)
+    ids = dict(zip(tokens, opened.tokenizer.convert_tokens_to_ids(tokens), strict=True))
+    for warning in (
+        check_lengths(splits, model=model),
+        unseen_warning(opened.data.train, ids),
+    ):
+        if warning is not None and opened.inputs.ranks.is_first:
+            opened.inputs.observer.on_event(EVENT_WARNING, warning, {"stage": STAGE_MODEL})
 
 
 def open_run(inputs: Inputs) -> Run:

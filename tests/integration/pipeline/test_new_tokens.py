@@ -143,12 +143,13 @@ def test_after_a_reload_tied_weights_are_one_and_the_logits_of_new_tokens_are_eq
 def test_a_run_that_is_stopped_goes_on_to_the_same_bits(
     kit: ModuleType, tmp_path: Path, folder: Path, method: str
 ) -> None:
-    rows = [kit.chat(f"What is <tool> {n}?", f"It is quux {n * n}.") for n in range(16)]
+    rows = [kit.chat(f"What is <tool> {n}?", f"It is quuux {n * n}.") for n in range(16)]
     file = kit.write_rows(tmp_path / "rows.jsonl", rows)
     config = config_of(kit, method=method)
     whole = kit.run(tmp_path / "whole", config, model_dir=folder, rows=file)
     observer = kit.RecordingObserver(stop_at=3)
     kit.run(tmp_path / "cut", config, model_dir=folder, rows=file, observer=observer)
+    assert any("names quux, which no training row has" in said for _, said in observer.events)
     resumed = kit.run(tmp_path / "cut", config, model_dir=folder, rows=file, attempt=2)
     name = "adapter_model.safetensors"
     want, got = load_file(whole.adapter_dir / name), load_file(resumed.adapter_dir / name)
