@@ -54,6 +54,8 @@ def absorb(draft: Draft) -> None:
     attempt = draft.attempt
     if attempt is None or attempt.ended is not None:
         return
+    if draft.seen.child is not None:
+        draft.change_attempt(child_uid=draft.seen.child.uid)
     pod = draft.seen.pod_of(attempt.number)
     if pod is not None:
         draft.change_attempt(

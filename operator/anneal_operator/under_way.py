@@ -20,7 +20,8 @@ def is_over(case: Case, attempt: Attempt) -> bool:
         return False
     if seen.child is None:
         # Never created counts as not begun, unless it was on its way out.
-        return attempt.pod is not None or attempt.attempt_class is not None
+        was_there = attempt.child_uid is not None or attempt.pod is not None
+        return was_there or attempt.attempt_class is not None
     return bool(seen.child.result) and not seen.child.deleting
 
 

@@ -25,6 +25,8 @@ class Attempt(Schema):
     """Counted from 1 over the whole life of the job."""
     child: str = Field(max_length=63)
     """Name of the child object; recorded before the object is created."""
+    child_uid: str | None = Field(default=None, max_length=63)
+    """UID of the child object, once it was seen: from then on it is not created again."""
     pod: str | None = Field(default=None, max_length=253)
     """Name of the pod."""
     node: str | None = Field(default=None, max_length=253)

@@ -108,6 +108,12 @@ def test_a_child_that_somebody_deleted_is_not_made_again_under_its_number() -> N
     assert decided.status.attempts[0].ended is not None
 
 
+def test_nor_is_one_whose_pod_was_never_seen() -> None:
+    decided = plan(after({}, {"child": child()}, {"child": None}))
+    assert decided.status.attempts[0].ended is not None
+    assert CreateChild(1) not in decided.actions
+
+
 def test_an_intent_without_a_child_is_carried_out() -> None:
     decided = plan(after({}))
     assert decided.actions == (CreateChild(1),)

@@ -55,6 +55,7 @@ class History(RuleBasedStateMachine):
         self.status = FineTuneJobStatus()
         self.children: dict[int, Child] = {}
         self.ever_ran: set[int] = set()
+        self.seen_by_operator: set[int] = set()
         self.pods: list[Pod] = []
         self.tracking = Tracking()
         self.suspend = False
@@ -81,6 +82,7 @@ class History(RuleBasedStateMachine):
     @precondition(lambda self: not self.deleted)
     @rule(crash=st.booleans())
     def reconcile(self, crash: bool) -> None:
+        self.seen_by_operator.update(self.children)
         decided = plan(self.picture())
         assert decided.status.attempt >= self.status.attempt
         self.status = decided.status
@@ -147,8 +149,12 @@ class History(RuleBasedStateMachine):
 
     @rule()
     def somebody_deletes_the_child(self) -> None:
-        for number, known in self.children.items():
-            self.children[number] = replace(known, deleting=True)
+        """One that was seen: a life that no operator saw leaves nothing to know it by.
+
+        Such a number is used again, after the first life is over.
+        """
+        for number in self.seen_by_operator.intersection(self.children):
+            self.children[number] = replace(self.children[number], deleting=True)
 
     @rule(suspend=st.booleans())
     def the_user_decides(self, suspend: bool) -> None:
@@ -185,4 +191,4 @@ class History(RuleBasedStateMachine):
 
 
 TestHistory = History.TestCase
-TestHistory.settings = settings(max_examples=25, stateful_step_count=40, deadline=None)
+TestHistory.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
