@@ -67,7 +67,7 @@ def test_optimiser_order_holds_over_a_resume_and_the_export_loads(
 def test_tied_embeddings_are_one_weight_after_the_export_is_loaded(
     kit: ModuleType, tmp_path: Path, wide_model: Path, rows: Path
 ) -> None:
-    """Pitfall: tied embeddings cloned or lost."""
+    """Pitfall: tied embeddings cloned or lost; new tokens dropped."""
     config = config_of(kit, "lora", EMBEDDINGS)
     done = kit.run(tmp_path, config, model_dir=wide_model, rows=rows)
     base = AutoModelForCausalLM.from_pretrained(wide_model)
