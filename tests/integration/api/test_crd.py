@@ -284,6 +284,7 @@ def test_a_profile_whose_default_breaks_its_own_limit_is_refused(kubectl: Kubect
 
 
 SPECIAL: dict[str, object] = {
+    "tuning.lora.initialization": "loftq",
     "training.microBatchSize": 2,
     "checkpoint.acceptChanges": ["training.learningRate"],
     "training.earlyStopping": {"patience": 2},
