@@ -17,9 +17,13 @@ from pathlib import Path
 import psutil
 import torch
 
+from anneal_pipeline.memory.allocator import return_freed_blocks
+
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 STAGE_START = "start"
 NEAR_LIMIT_SHARE = 0.9
+TIGHT_SHARE = 0.5
+"""Of the limit; a process that holds more gives freed memory back at once."""
 _MEGABYTE = 1e6
 _GIBIBYTE = 1 << 30
 
@@ -72,6 +76,7 @@ class StageMemory:
         self._on_near_limit = on_near_limit
         self._stage = STAGE_START
         self._has_warned = False
+        self._is_tight = False
 
     def enter(self, stage: str) -> None:
         """Close the stage before, if this is another one."""
@@ -83,13 +88,22 @@ class StageMemory:
         self.watch(reading)
 
     def watch(self, reading: MemoryReading | None = None) -> None:
-        """Warn once when what is used comes close to what there is."""
+        """Hold the heap tight once memory is short; warn once when it comes close to its end."""
         if self._has_warned:
             return
-        warning = near_limit(reading or read_memory(self._stage))
+        reading = reading or read_memory(self._stage)
+        if not self._is_tight and is_short(reading):
+            self._is_tight = True
+            return_freed_blocks()
+        warning = near_limit(reading)
         if warning is not None:
             self._has_warned = True
             self._on_near_limit(warning)
+
+
+def is_short(reading: MemoryReading) -> bool:
+    """Whether this process, holes of its heap included, may outgrow the memory there is."""
+    return reading.process_bytes > TIGHT_SHARE * reading.host_limit_bytes > 0
 
 
 def near_limit(reading: MemoryReading) -> str | None:

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated
@@ -34,6 +36,12 @@ models_app = typer.Typer(
 app.add_typer(models_app, name="models")
 data_app = typer.Typer(no_args_is_help=True, help="Look at data before it is trained on.")
 app.add_typer(data_app, name="data")
+
+
+class OutputForm(StrEnum):
+    TABLE = "table"
+    JSON = "json"
+
 
 FileOption = Annotated[
     str,
@@ -125,6 +133,52 @@ def validate(file: FileOption, assignments: SetOption = None) -> None:
     terminal.print_data(
         f"finetunejob {job.name} is valid for a local run; a cluster also needs {'; '.join(needs)}"
     )
+
+
+@app.command(
+    epilog="Examples:  anneal estimate job.yaml   "
+    "anneal estimate job.yaml --memory 24Gi   "
+    "anneal estimate job.yaml --gpu-memory 24Gi --output json",
+)
+def estimate(
+    file: Annotated[str, typer.Argument(help="FineTuneJob as YAML; - reads standard input.")],
+    assignments: SetOption = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(help="Memory of a pod, e.g. 24Gi. Default: the job's, else this machine's."),
+    ] = None,
+    gpu_memory: Annotated[
+        str | None,
+        typer.Option(help="Memory of a GPU, e.g. 24Gi. Default: that of the GPU here, if any."),
+    ] = None,
+    output: Annotated[OutputForm, typer.Option(help="table or json.")] = OutputForm.TABLE,
+    s3_endpoint: S3EndpointOption = None,
+) -> None:
+    """Tell what a training step needs in memory, from the model's config.json alone.
+
+    Exit code 65 with the nearest setting that fits, where the job does not.
+    """
+    job = _read(file, assignments)
+    from anneal_jobs.quiet import quiet_libraries
+
+    quiet_libraries()
+    with terminal.stderr().status("importing libraries") as status:
+        from anneal_jobs.cli import estimate as estimating
+
+        options = estimating.EstimateOptions(
+            memory=memory, gpu_memory=gpu_memory, s3_endpoint=s3_endpoint
+        )
+        status.update("going through a step without weights")
+        with terminal.one_sentence_errors(PipelineError, JobsError, OSError):
+            found = estimating.estimate_job(job, options)
+    if output is OutputForm.JSON:
+        terminal.print_data(json.dumps(estimating.data_of(found), indent=2))
+    else:
+        terminal.print_data(estimating.headline(found))
+        terminal.stdout().print(estimating.table_of(found))
+    if not found.fits:
+        terminal.fail(found.refusal())
+        raise typer.Exit(terminal.EXIT_USER)
 
 
 @app.command(epilog="Example:  anneal explain training.learningRate")

@@ -77,7 +77,7 @@ def load_tuned_model(
     """Load the base (in 4 bits for qlora), freeze it and add fresh adapters."""
     form = form or choose_base_form(config.tuning, device=device)
     compute = compute_dtype(
-        config.tuning.quantization.compute_dtype, device=device, trained_in=_trained_in(folder)
+        config.tuning.quantization.compute_dtype, device=device, trained_in=trained_in(folder)
     )
     base = load_base(config, folder=folder, device=device, compute=compute, form=form)
     new_tokens = _make_room(base, config.tuning.new_tokens, folder=folder)
@@ -142,11 +142,11 @@ def _warnings(
     )
 
 
-def _trained_in(folder: Path) -> str | None:
+def trained_in(folder: Path) -> str | None:
     """The type the base was published in, as its config tells."""
     config = json.loads((folder / CONFIG_NAME).read_bytes())
-    trained_in: str | None = config.get("dtype") or config.get("torch_dtype")
-    return trained_in
+    stored: str | None = config.get("dtype") or config.get("torch_dtype")
+    return stored
 
 
 def _keep_trainable(base: PreTrainedModel) -> None:

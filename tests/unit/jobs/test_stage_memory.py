@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from anneal_jobs.stage_memory import MemoryReading, StageMemory, describe, near_limit, read_memory
+from anneal_jobs.stage_memory import (
+    MemoryReading,
+    StageMemory,
+    describe,
+    is_short,
+    near_limit,
+    read_memory,
+)
 
 GIBIBYTE = 1 << 30
 READING = MemoryReading(
@@ -88,3 +95,9 @@ def test_an_accelerator_has_points_and_free_memory_of_its_own() -> None:
     )
     assert "memory/train/accelerator_peak_megabytes" in reading.metrics()
     assert describe(reading)["accelerator_free_bytes"] == 2 * GIBIBYTE
+
+
+@pytest.mark.parametrize(("process", "limit", "want"), [(3, 8, False), (5, 8, True), (5, 0, False)])
+def test_memory_is_short_above_half_of_the_limit(process: int, limit: int, want: bool) -> None:
+    reading = replace(READING, process_bytes=process * GIBIBYTE, host_limit_bytes=limit * GIBIBYTE)
+    assert is_short(reading) is want

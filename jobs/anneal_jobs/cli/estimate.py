@@ -1,0 +1,157 @@
+"""`anneal estimate`: what a job needs in memory, without its weights and without its data."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+
+# What a trainer imports too: the size of this process is that of its libraries.
+import anneal_pipeline.stages as _stages  # noqa: F401
+from anneal_jobs.cli.job_file import JobFile
+from anneal_jobs.storage.model import fetch_tokenizer
+from anneal_jobs.storage.s3 import S3Settings
+from anneal_jobs.storage.source import SourceAccess
+from anneal_pipeline.device import resolve_compute
+from anneal_pipeline.errors import UserError
+from anneal_pipeline.memory.estimate import Estimate, Room, estimate
+from anneal_pipeline.memory.plan import size_text
+from anneal_pipeline.memory.room import limit_on_cpu, resident_bytes
+from anneal_pipeline.memory.trace import Place
+from anneal_pipeline.model.folder import check_model_config
+from anneal_pipeline.model.four_bit import choose_base_form
+from anneal_pipeline.model.loading import trained_in
+
+BAD_QUANTITY = "BadQuantity"
+_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15} | {
+    f"{letter}i": 1 << (10 * power) for power, letter in enumerate("KMGTP", start=1)
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EstimateOptions:
+    """What the command line adds to the file."""
+
+    memory: str | None
+    gpu_memory: str | None
+    s3_endpoint: str | None
+
+
+def estimate_job(job: JobFile, options: EstimateOptions) -> Estimate:
+    """Plan the job for the machine it names, or for this one."""
+    compute, config = job.spec.compute, job.spec.pipeline()
+    on_gpu = _is_on_gpu(job, options)
+    ranks = compute.ranks_per_worker or compute.gpus_per_worker or 1
+    access = SourceAccess(
+        s3=S3Settings(
+            endpoint=options.s3_endpoint, region=os.environ.get("AWS_REGION", "us-east-1")
+        )
+    )
+    form = choose_base_form(config.tuning, device=torch.device("cpu"))
+    with tempfile.TemporaryDirectory(prefix="anneal-estimate-") as scratch:
+        folder = fetch_tokenizer(config.model, to=Path(scratch), access=access)
+        check_model_config((folder / "config.json").read_bytes(), uri=config.model.uri)
+        kind = resolve_compute(
+            config.tuning.quantization.compute_dtype,
+            kind="cuda" if on_gpu else "cpu",
+            has_bfloat16=True,
+            trained_in=trained_in(folder),
+        )
+        place = Place(compute=getattr(torch, kind), in_4_bit=form.in_4_bit, on_gpu=on_gpu)
+        return estimate(
+            config,
+            folder=folder,
+            place=place,
+            room=_gpu_room(options) if on_gpu else _cpu_room(job, options, ranks=ranks),
+            length=config.training.sequence_length,
+            world_size=ranks * compute.workers,
+        )
+
+
+def _is_on_gpu(job: JobFile, options: EstimateOptions) -> bool:
+    if options.gpu_memory is not None:
+        return True
+    asked = job.spec.compute.gpus_per_worker
+    if asked is not None:
+        return asked > 0
+    return options.memory is None and torch.cuda.is_available()
+
+
+def _gpu_room(options: EstimateOptions) -> Room:
+    limit = None
+    if options.gpu_memory is not None:
+        limit = bytes_of(options.gpu_memory, source="--gpu-memory")
+    elif torch.cuda.is_available():
+        limit = int(torch.cuda.get_device_properties(0).total_memory)
+    return Room(limit=limit, libraries=0)
+
+
+def _cpu_room(job: JobFile, options: EstimateOptions, *, ranks: int) -> Room:
+    limit: int | None
+    if options.memory is not None:
+        limit = bytes_of(options.memory, source="--memory")
+    elif job.spec.compute.memory is not None:
+        limit = bytes_of(job.spec.compute.memory, source="spec.compute.memory")
+    else:
+        limit = limit_on_cpu()
+    return Room(limit=None if limit is None else limit // ranks, libraries=resident_bytes())
+
+
+def bytes_of(quantity: str, *, source: str) -> int:
+    """A Kubernetes quantity of memory in bytes."""
+    number = quantity.rstrip("kKMGTPi")
+    unit = _UNITS.get(quantity[len(number) :])
+    if unit is None or not number.replace(".", "", 1).isdecimal():
+        raise UserError(BAD_QUANTITY, f"{source}: got {quantity}, expected a size such as 24Gi")
+    return int(Decimal(number) * unit)
+
+
+def table_of(found: Estimate) -> Table:
+    """The parts, and the peak against the limit."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("part")
+    table.add_column("memory", justify="right")
+    for name, size in _parts(found).items():
+        table.add_row(name, size_text(size))
+    table.add_row("peak", size_text(found.needed), style="bold")
+    if found.room.limit is not None:
+        table.add_row("limit", size_text(found.room.limit))
+    return table
+
+
+def headline(found: Estimate) -> str:
+    setting = found.setting
+    rows = "1 sequence" if setting.rows == 1 else f"{setting.rows} sequences"
+    kept = "recomputed" if setting.checkpointing else "kept"
+    return f"{rows} of up to {setting.length} tokens per forward pass, activations {kept}"
+
+
+def data_of(found: Estimate) -> dict[str, Any]:
+    nearest = found.nearest
+    return {
+        "fits": None if found.room.limit is None else found.fits,
+        "peakBytes": found.needed,
+        "limitBytes": found.room.limit,
+        "parts": dict(_parts(found)),
+        "microBatchSize": found.setting.rows,
+        "sequenceLength": found.setting.length,
+        "gradientCheckpointing": found.setting.checkpointing,
+        "nearest": nearest
+        and {
+            "microBatchSize": nearest.setting.rows,
+            "sequenceLength": nearest.setting.length,
+            "gradientCheckpointing": nearest.setting.checkpointing,
+            "peakBytes": nearest.plan.peak + found.room.libraries,
+        },
+    }
+
+
+def _parts(found: Estimate) -> Mapping[str, int]:
+    return {"libraries": found.room.libraries, **found.plan.parts()}

@@ -1,0 +1,77 @@
+"""What a training step of one rank needs in memory, part by part, in bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+MOMENTS_BLOCK = 256
+"""Moments in 8 bits that share a constant in bitsandbytes."""
+MOMENTS_8_BIT_MIN = 4096
+"""Numbers of a parameter below which bitsandbytes keeps its moments in fp32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryPlan:
+    """All there is at the moment of the greatest need, with gradients of an earlier micro-batch."""
+
+    weights: int
+    """The frozen base, and its buffers."""
+    quantization_state: int
+    adapters: int
+    gradients: int
+    optimizer: int
+    batch: int
+    """Token ids, attention mask and labels."""
+    activations: int
+    logits: int
+    """Everything as wide as the vocabulary: logits, their log-softmax, and gradients of both."""
+    overhead: int
+    """What the libraries take for themselves once a step has run."""
+
+    @property
+    def peak(self) -> int:
+        return sum(self.parts().values())
+
+    def parts(self) -> Mapping[str, int]:
+        return {
+            "weights": self.weights,
+            "quantisation state": self.quantization_state,
+            "adapters": self.adapters,
+            "gradients": self.gradients,
+            "optimizer": self.optimizer,
+            "batch": self.batch,
+            "activations": self.activations,
+            "logits": self.logits,
+            "overhead": self.overhead,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """Bytes that are there whatever the batch."""
+
+    weights: int
+    quantization_state: int
+    adapters: int
+    optimizer: int
+
+    @property
+    def gradients(self) -> int:
+        return self.adapters
+
+
+def moments_bytes(sizes: Iterable[int], *, in_8_bits: bool) -> int:
+    """Of AdamW, for parameters of so many fp32 numbers."""
+    return sum(
+        2 * (size + 4 * -(-size // MOMENTS_BLOCK))
+        if in_8_bits and size >= MOMENTS_8_BIT_MIN
+        else 2 * 4 * size
+        for size in sizes
+    )
+
+
+def size_text(num_bytes: int) -> str:
+    """1.25 GiB, or 90 MiB."""
+    gib = num_bytes / (1 << 30)
+    return f"{gib:.2f} GiB" if gib >= 1 else f"{num_bytes / (1 << 20):.0f} MiB"

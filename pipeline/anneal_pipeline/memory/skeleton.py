@@ -1,0 +1,147 @@
+"""The model of a run without its weights: fake tensors of the right shape, type and device.
+
+Made from config.json alone by the code that loads real models: transformers makes the layers and
+replaces those that are held in 4 bits, PEFT adds the adapters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from anneal_pipeline.config.pipeline import PipelineConfig
+from anneal_pipeline.config.tuning import DEFAULT
+from anneal_pipeline.memory.plan import Held, moments_bytes
+from anneal_pipeline.model.adapters import add_adapters
+from anneal_pipeline.model.targets import choose_targets
+
+DEVICE = torch.device("cpu")
+"""Also for a plan of a GPU: autograd wants a real one for fake CUDA tensors."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skeleton:
+    model: PeftModel
+    mode: FakeTensorMode
+    held: Held
+    is_packed: bool
+    """Whether a sequence holds several rows that must not see each other."""
+    vocabulary: int
+    tensors: tuple[torch.Tensor, ...]
+    """All that the model holds."""
+
+
+def build_skeleton(
+    config: PipelineConfig, *, folder: Path, compute: torch.dtype, in_4_bit: bool, on_gpu: bool
+) -> Skeleton:
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    model = _on_meta(config, folder=folder, compute=compute, in_4_bit=in_4_bit)
+    base, state = _Faker(mode, compute=compute).convert(model)
+    if in_4_bit and not on_gpu:
+        from anneal_pipeline.model.quantization import keep_trainable
+
+        with mode:
+            keep_trainable(model)
+    trainable = [p for p in base if p.requires_grad]
+    return Skeleton(
+        model=model,
+        mode=mode,
+        held=Held(
+            weights=_num_bytes(p for p in base if not p.requires_grad),
+            quantization_state=_num_bytes(state),
+            adapters=_num_bytes(trainable),
+            optimizer=moments_bytes(
+                (p.numel() for p in trainable),
+                in_8_bits=config.training.optimizer == "pagedAdamw8bit",
+            ),
+        ),
+        is_packed=config.training.packing,
+        vocabulary=model.config.get_text_config().vocab_size,
+        tensors=(*base, *state),
+    )
+
+
+def _on_meta(
+    config: PipelineConfig, *, folder: Path, compute: torch.dtype, in_4_bit: bool
+) -> PeftModel:
+    settings = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    # The seed of the run's own adapters must not depend on whether there was a plan before.
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(settings, dtype=compute)
+        if in_4_bit:
+            _put_4_bit_layers(model, config, compute=compute)
+        model.requires_grad_(False)
+        model.config.use_cache = False
+        if config.training.gradient_checkpointing:
+            model.activation_checkpointing_enable({"use_reentrant": False})
+        # How they begin takes numbers and moves none of their sizes.
+        lora = config.tuning.lora.model_copy(update={"initialization": DEFAULT})
+        targets = choose_targets(model, lora)
+        return add_adapters(model, lora, targets=targets, seed=config.training.seed)
+
+
+def _put_4_bit_layers(model: Any, config: PipelineConfig, *, compute: torch.dtype) -> None:
+    from transformers.quantizers.auto import AutoHfQuantizer
+
+    from anneal_pipeline.model.quantization import quantization_settings
+
+    settings = quantization_settings(config.tuning.quantization, compute=compute)
+    quantizer = AutoHfQuantizer.from_config(settings, pre_quantized=False)
+    quantizer.preprocess_model(model=model, dtype=compute, device_map={"": str(DEVICE)})
+
+
+class _Faker:
+    """Puts fake tensors in the place of those without a device; tied ones stay one."""
+
+    def __init__(self, mode: FakeTensorMode, *, compute: torch.dtype) -> None:
+        self._mode = mode
+        self._compute = compute
+        self._done: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._state: list[torch.Tensor] = []
+
+    def convert(self, model: torch.nn.Module) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """(parameters and buffers, quantisation state)."""
+        with self._mode:
+            for module in model.modules():
+                for name, parameter in module._parameters.items():
+                    if parameter is not None:
+                        module._parameters[name] = self._parameter(module, parameter)
+                for name, buffer in module._buffers.items():
+                    if buffer is not None:
+                        module._buffers[name] = self._buffer(buffer)
+        return [fake for _, fake in self._done.values()], self._state
+
+    def _parameter(self, module: torch.nn.Module, old: torch.nn.Parameter) -> Any:
+        known = self._done.get(id(old))
+        if known is not None:
+            return known[1]
+        if type(old).__name__ == "Params4bit":
+            from anneal_pipeline.memory.packed import fake_packed
+
+            packed, state = fake_packed(module, old, compute=self._compute, device=DEVICE)
+            self._state.extend(state)
+            return self._keep(old, packed)
+        return self._keep(old, torch.nn.Parameter(self._fake(old), requires_grad=old.requires_grad))
+
+    def _buffer(self, old: torch.Tensor) -> torch.Tensor:
+        known = self._done.get(id(old))
+        return known[1] if known is not None else self._keep(old, self._fake(old))
+
+    def _keep(self, old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+        self._done[id(old)] = (old, new)
+        return new
+
+    def _fake(self, old: torch.Tensor) -> torch.Tensor:
+        converter = self._mode.fake_tensor_converter
+        return converter.from_meta_and_device(self._mode, old.detach(), DEVICE)
+
+
+def _num_bytes(tensors: Any) -> int:
+    storages = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}
+    return sum(storages.values())
