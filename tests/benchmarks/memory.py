@@ -56,7 +56,7 @@ CASES: list[dict[str, Any]] = [
     {"model": "qwen2 of 6 layers", "method": "qlora", "rows": 4, "length": 128},
     {"model": "smollm2 of 6 layers", "method": "lora", "rows": 4, "length": 128,
      "compute": "bfloat16", "checkpointing": False},
-    {"model": "qwen2 of 6 layers", "method": "lora", "rows": 1, "length": 1024,
+    {"model": "qwen2 of 6 layers", "method": "lora", "rows": 1, "length": 512,
      "checkpointing": False},
     {"model": "smollm2-135m", "method": "lora", "rows": 8, "length": 128},
 ]  # fmt: skip
