@@ -78,13 +78,15 @@ class Planner:
 def make_planner(config: PipelineConfig, *, folder: Path, place: Place) -> Planner:
     """Read config.json of the model; UserError where the tuning does not fit it."""
     try:
-        skeleton = build_skeleton(
-            config,
-            folder=folder,
-            compute=place.compute,
-            in_4_bit=place.in_4_bit,
-            on_gpu=place.on_gpu,
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what there is to say, loading will say
+            skeleton = build_skeleton(
+                config,
+                folder=folder,
+                compute=place.compute,
+                in_4_bit=place.in_4_bit,
+                on_gpu=place.on_gpu,
+            )
     except (RuntimeError, NotImplementedError, TypeError, AttributeError) as error:
         raise PlanUnknownError(_why(error)) from error
     return Planner(skeleton, place)
