@@ -46,7 +46,8 @@ needs: ## Check what the machine must have and install missing Debian packages (
 .PHONY: env
 env: $(READY) ## Make the Python environment in .venv from the locked requirements.
 
-$(UV): requirements/uv.txt
+# Its folder is named by the hash of its lock file, so it is there or it is not.
+$(UV):
 	@echo "==> fetching uv, which installs the rest"
 	@$(PYTHON) -m venv $(ANNEAL_CACHE)/$(notdir $(patsubst %/bin/uv,%,$@))
 	@$(dir $@)pip install --quiet --require-hashes --no-deps -r requirements/uv.txt
