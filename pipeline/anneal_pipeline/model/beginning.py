@@ -9,7 +9,7 @@ LoRA adapter of twice the rank.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -18,6 +18,8 @@ from peft.tuners.lora import LoraLayer
 
 TRAINED = "default"
 BEGINNING = "beginning"
+_AXIS = {"lora_A": 0, "lora_B": 1}
+"""Where the rank is."""
 
 
 def is_beginning(name: str) -> bool:
@@ -30,6 +32,8 @@ def begin_at_principal_directions(tuned: PeftModel, method: str) -> None:
     frozen = copy.deepcopy(tuned.peft_config[TRAINED])
     frozen.lora_dropout = 0.0
     frozen.modules_to_save = None
+    frozen.ensure_weight_tying = False
+    frozen.modules_to_tie = None
     frozen.trainable_token_indices = None
     frozen.bias = "none"
     tuned.add_adapter(BEGINNING, frozen)
@@ -65,14 +69,33 @@ def _layers(tuned: PeftModel) -> Iterator[LoraLayer]:
     return (module for module in tuned.modules() if isinstance(module, LoraLayer))
 
 
-def joined(
-    trained: dict[str, torch.Tensor], beginning: dict[str, torch.Tensor]
-) -> dict[str, torch.Tensor]:
-    """Both adapters as one of twice the rank; `beginning` has the same names."""
-    axis = {"lora_A": 0, "lora_B": 1}
+def joined(tuned: PeftModel, trained: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights by the names of an adapter's file, with both adapters as one of twice the rank."""
+    beginning = {
+        name.replace(f".{BEGINNING}.", "."): parameter
+        for name, parameter in tuned.named_parameters()
+        if is_beginning(name)
+    }
     return {
-        name: torch.cat([tensor, beginning[name]], dim=axis[name.split(".")[-2]])
+        name: torch.cat([tensor, beginning[name]], dim=_AXIS[name.split(".")[-2]])
         if name in beginning
         else tensor
         for name, tensor in trained.items()
     }
+
+
+def is_sum(tuned: PeftModel, adapter: str) -> bool:
+    """True if `adapter` is the trained one and its beginning, scaled as they are, to the bit."""
+    return all(_is_sum(layer, adapter) for layer in _layers(tuned))
+
+
+def _is_sum(layer: LoraLayer, adapter: str) -> bool:
+    if layer.scaling[adapter] != layer.scaling[TRAINED]:
+        return False
+    return all(
+        torch.equal(
+            part[adapter].weight,
+            torch.cat([part[TRAINED].weight, part[BEGINNING].weight], dim=_AXIS[name]),
+        )
+        for name, part in (("lora_A", layer.lora_A), ("lora_B", layer.lora_B))
+    )

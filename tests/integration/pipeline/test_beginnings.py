@@ -141,6 +141,29 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_bits_and_its_export_is_verifi
     assert resumed.base_metrics == whole.base_metrics
 
 
+@pytest.mark.parametrize(
+    "tuning",
+    [
+        pytest.param({"quantization": {"computeDtype": "bfloat16"}}, id="16 bits round otherwise"),
+        pytest.param({"newTokens": ["<tool>"]}, id="new tokens"),
+        pytest.param({"lora": {"modulesToSave": ["embed_tokens"]}}, id="tied embeddings in full"),
+    ],
+)
+def test_pissas_export_is_verified_beside_other_settings(
+    kit: ModuleType, tmp_path: Path, folder: Path, rows: Path, tuning: dict[str, Any]
+) -> None:
+    lora = {"rank": 4, "alpha": 12.0, "initialization": "pissa", **tuning.get("lora", {})}
+    config = kit.make_config(
+        tuning={**tuning, "method": "lora", "lora": lora},
+        training={"maxSteps": 4, "learningRate": 1e-2},
+        evaluation={"numGenerations": 1},
+    )
+    done = kit.run(tmp_path, config, model_dir=folder, rows=rows)
+    assert config.export.verify
+    rank = {v.shape[0] for k, v in load_file(done.adapter_dir / WEIGHTS).items() if "lora_A" in k}
+    assert rank == {8}
+
+
 def test_what_pissa_began_at_is_taken_from_the_checkpoint_not_found_anew(
     kit: ModuleType, tmp_path: Path, folder: Path, rows: Path
 ) -> None:
