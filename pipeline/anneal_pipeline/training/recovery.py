@@ -45,7 +45,7 @@ RATE_CUT = 0.5
 MAX_INTERVENTIONS = 3
 """Halvings of the learning rate: an eighth of it is the least that is tried."""
 SKIPPED_MIN, SKIPPED_SHARE = 8, 0.05
-"""Rows that may be left out: this many or this share, whichever is more."""
+"""Rows that may be left out for themselves: this many or this share, whichever is more."""
 NAMED_MAX = 10
 """Rows named in one message."""
 
@@ -116,6 +116,7 @@ class Recovery:
             self._leave_out(state, rows=guilty, why=facts, end="these rows cause it alone")
         else:
             self._lower_rate(state, reason=NON_FINITE_LOSS, why=facts)
+            state.num_skipped_with_steps += len(rows)
             self._leave_out(state, rows=rows, why=facts, end="the learning rate is halved")
         return None
 
@@ -183,10 +184,12 @@ class Recovery:
         more = f" and {len(rows) - NAMED_MAX} more" if len(rows) > NAMED_MAX else ""
         message = f"{why}; left out from now on: {', '.join(places)}{more} ({end})"
         allowed = max(SKIPPED_MIN, int(SKIPPED_SHARE * len(self.data.train)))
-        if len(state.skipped_rows) > allowed:
+        # Whole steps are limited by how often the rate may be halved, however many rows they have.
+        guilty = len(state.skipped_rows) - state.num_skipped_with_steps
+        if guilty > allowed:
             raise TrainingFailedError(
                 NON_FINITE_LOSS,
-                f"{message}; that makes {len(state.skipped_rows)} rows, more than the {allowed} "
+                f"{message}; that makes {guilty} rows, more than the {allowed} "
                 "that may be left out: look at these rows, or lower training.learningRate",
             )
         self._tell(message, kind="nan", step=state.step + 1, rows=places, rate=self.rate(state))
@@ -284,6 +287,7 @@ def _keep_what_was_learnt(restored: RunState, state: RunState) -> None:
     restored.rate_factor = state.rate_factor
     restored.interventions = state.interventions
     restored.skipped_rows = state.skipped_rows
+    restored.num_skipped_with_steps = state.num_skipped_with_steps
     restored.micro_batch_size = state.micro_batch_size
     restored.evaluation_batch_size = state.evaluation_batch_size
     restored.told = state.told

@@ -106,6 +106,7 @@ def restore(
     )
     if any(change.path == DATASET_CONTENT for change in changes):
         state.skipped_rows = []  # they were numbers of other rows
+        state.num_skipped_with_steps = 0
     initial = saved.folder.with_name(INITIAL_NAME)
     shutil.rmtree(initial, ignore_errors=True)
     write_state(

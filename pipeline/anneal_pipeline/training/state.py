@@ -27,6 +27,7 @@ OPTIMIZER_NAME = "optimizer.safetensors"
 STATE_NAME = "state.json"
 OBSERVER_NAME = "observer.json"
 CONFIG_NAME = "config.json"
+ADAMW_SLOTS = frozenset({"step", "exp_avg", "exp_avg_sq"})
 CURVE_POINTS = 400
 
 
@@ -63,6 +64,8 @@ class RunState:
     """How often the learning rate was lowered because something went wrong."""
     skipped_rows: list[int] = field(default_factory=list)
     """Training rows that are left out since they made the loss no number."""
+    num_skipped_with_steps: int = 0
+    """Of those, rows of whole steps, in which no row stood out."""
     grad_norms: list[float] = field(default_factory=list)
     """Of the last steps, for the diagnoses."""
     told: list[str] = field(default_factory=list)
@@ -171,10 +174,22 @@ def load_moments(
     parameters: Mapping[str, torch.nn.Parameter],
     optimizer: torch.optim.Optimizer,
 ) -> None:
-    """Take the moments of a checkpoint, and no others: a parameter it has none for starts anew."""
+    """Take the moments of a checkpoint, and no others: a parameter it has none for starts anew.
+
+    Those of another optimizer are `RunChanged`: 8-bit moments mean nothing to AdamW.
+    """
     optimizer.state.clear()
     stored = load_file(folder / OPTIMIZER_NAME)
     prepare_moments(optimizer, (parameters[key.rpartition("|")[0]] for key in stored))
+    known = {slot for slots in optimizer.state.values() for slot in slots} or ADAMW_SLOTS
+    foreign = {key.rpartition("|")[2] for key in stored} - known
+    if foreign:
+        raise UserError(
+            RUN_CHANGED,
+            f"The checkpoint has moments of another optimizer ({', '.join(sorted(foreign))}); such "
+            "a change cannot be accepted: put training.optimizer back, or set checkpoint.resume "
+            "to Never",
+        )
     for key, value in stored.items():
         name, _, slot = key.rpartition("|")
         parameter = parameters[name]

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from anneal_pipeline.config.checkpoint import CheckpointConfig
 from anneal_pipeline.errors import UserError
 
 WEIGHTS = "adapter_model.safetensors"
@@ -58,6 +59,23 @@ def test_8_bit_moments_survive_a_stop_to_the_bit(
     resumed = kit.run(tmp_path / "cut", config, model_dir=folder, rows=rows, attempt=2)
     want, got = load_file(whole.adapter_dir / WEIGHTS), load_file(resumed.adapter_dir / WEIGHTS)
     assert [key for key in want if not torch.equal(want[key], got[key])] == []
+
+
+@pytest.mark.parametrize(
+    ("first", "then"), [("adamw", "pagedAdamw8bit"), ("pagedAdamw8bit", "adamw")]
+)
+def test_moments_of_another_optimizer_are_refused_though_the_change_is_accepted(
+    kit: ModuleType, tmp_path: Path, folder: Path, rows: Path, first: str, then: str
+) -> None:
+    observer = kit.RecordingObserver(stop_at=3)
+    config = config_of(kit, optimizer=first)
+    kit.run(tmp_path, config, model_dir=folder, rows=rows, observer=observer)
+    changed = config_of(kit, optimizer=then).model_copy(
+        update={"checkpoint": CheckpointConfig(accept_changes=("training.optimizer",))}
+    )
+    with pytest.raises(UserError, match="moments of another optimizer") as caught:
+        kit.run(tmp_path, changed, model_dir=folder, rows=rows, attempt=2)
+    assert caught.value.reason == "RunChanged"
 
 
 def test_without_bitsandbytes_it_is_refused_before_anything_is_loaded(

@@ -213,10 +213,12 @@ class TestNaN:
         """Pitfall: all-NaN adapter saved as success."""
         folder = poisoned_model(kit, model_dir, tmp_path / "model", text="What")
         observer = kit.RecordingObserver()
-        with pytest.raises(UserError, match=r"rows.jsonl:\d+.*more than the 8") as caught:
+        with pytest.raises(UserError, match=r"was halved 3 times already") as caught:
             kit.run(tmp_path, config_of(kit), model_dir=folder, rows=rows, observer=observer)
         assert caught.value.reason == "NonFiniteLoss"
-        assert len([text for text in told(observer) if "left out from now on" in text]) == 2
+        left_out = [text for text in told(observer) if "left out from now on: " in text]
+        assert len(left_out) == 3
+        assert all("rows.jsonl:" in text for text in left_out)
         assert not (tmp_path / "out" / "artifacts").exists()
 
     @pytest.mark.parametrize(("times", "ends"), [(1, True), (99, False)])
