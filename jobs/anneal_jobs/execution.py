@@ -110,6 +110,7 @@ def run_first_rank(
         display=reporting.display,
         workspace=place.workspace,
         events=events,
+        num_ranks=ranks.world_size,
     )
     record.begin(reporting.writer, model_digest=inputs.model.digest)
     sampler = SystemSampler(reporting.writer, step=lambda: state.step or 0)
@@ -133,7 +134,7 @@ def run_other_rank(attempt: Attempt, *, ranks: Ranks) -> None:
     """Train along with the first rank on what that one has fetched."""
     place = find_place(attempt)
     inputs = ranks.share(lambda: _fetch(attempt, RunState()))
-    observer = StopObserver(stop_file=attempt.folders.stop_file)
+    observer = StopObserver(stop_file=attempt.folders.stop_file, num_ranks=ranks.world_size)
     _train(attempt, place, inputs, observer=observer, ranks=ranks)
 
 

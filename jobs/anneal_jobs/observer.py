@@ -64,10 +64,16 @@ class RunObserver:
     display: Observer | None
     workspace: Path
     events: EventLog
+    num_ranks: int = 1
+    """Ranks that share this pod's memory."""
     memory: StageMemory = field(init=False)
 
     def __post_init__(self) -> None:
-        self.memory = StageMemory(on_reading=self._add_memory, on_near_limit=self._warn_of_memory)
+        self.memory = StageMemory(
+            num_processes=self.num_ranks,
+            on_reading=self._add_memory,
+            on_near_limit=self._warn_of_memory,
+        )
 
     def on_stage(self, stage: str, *, done: int, total: int, unit: str) -> None:
         self.memory.enter(_STAGE_NAMES.get(stage, stage))
@@ -151,11 +157,20 @@ class StopObserver(pipeline.NullObserver):
     """The observer of every other rank: it passes the wish to stop on, and keeps a log."""
 
     stop_file: Path
+    num_ranks: int
+    _memory: StageMemory = field(init=False)
+
+    def __post_init__(self) -> None:
+        # The first rank measures and warns for all; the heap is each one's own.
+        self._memory = StageMemory(
+            num_processes=self.num_ranks, on_reading=lambda _: None, on_near_limit=lambda _: None
+        )
 
     def on_event(self, name: str, message: str, fields: Mapping[str, Any]) -> None:
         log.info("%s", redact(message))
 
     def should_stop(self) -> bool:
+        self._memory.watch()
         return self.stop_file.exists()
 
 

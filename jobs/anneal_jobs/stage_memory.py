@@ -23,7 +23,7 @@ CGROUP_ROOT = Path("/sys/fs/cgroup")
 STAGE_START = "start"
 NEAR_LIMIT_SHARE = 0.9
 TIGHT_SHARE = 0.5
-"""Of the limit; a process that holds more gives freed memory back at once."""
+"""Of the limit; where all ranks together hold more, each gives freed memory back at once."""
 _MEGABYTE = 1e6
 _GIBIBYTE = 1 << 30
 
@@ -70,8 +70,13 @@ class StageMemory:
     """Takes a reading whenever a stage ends; the first one, before any model, is the baseline."""
 
     def __init__(
-        self, *, on_reading: Callable[[MemoryReading], None], on_near_limit: Callable[[str], None]
+        self,
+        *,
+        num_processes: int,
+        on_reading: Callable[[MemoryReading], None],
+        on_near_limit: Callable[[str], None],
     ) -> None:
+        self._num_processes = num_processes
         self._on_reading = on_reading
         self._on_near_limit = on_near_limit
         self._stage = STAGE_START
@@ -89,21 +94,23 @@ class StageMemory:
 
     def watch(self, reading: MemoryReading | None = None) -> None:
         """Hold the heap tight once memory is short; warn once when it comes close to its end."""
-        if self._has_warned:
+        if self._is_tight and self._has_warned:
             return
         reading = reading or read_memory(self._stage)
-        if not self._is_tight and is_short(reading):
+        if not self._is_tight and is_short(reading, num_processes=self._num_processes):
             self._is_tight = True
             return_freed_blocks()
+        if self._has_warned:
+            return
         warning = near_limit(reading)
         if warning is not None:
             self._has_warned = True
             self._on_near_limit(warning)
 
 
-def is_short(reading: MemoryReading) -> bool:
-    """Whether this process, holes of its heap included, may outgrow the memory there is."""
-    return reading.process_bytes > TIGHT_SHARE * reading.host_limit_bytes > 0
+def is_short(reading: MemoryReading, *, num_processes: int) -> bool:
+    """Whether so many processes like this one, holes of their heaps included, may outgrow it."""
+    return num_processes * reading.process_bytes > TIGHT_SHARE * reading.host_limit_bytes > 0
 
 
 def near_limit(reading: MemoryReading) -> str | None:

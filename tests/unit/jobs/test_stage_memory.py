@@ -28,7 +28,7 @@ READING = MemoryReading(
 
 def test_each_stage_is_read_once_when_it_ends_and_the_baseline_first() -> None:
     readings: list[MemoryReading] = []
-    memory = StageMemory(on_reading=readings.append, on_near_limit=lambda _: None)
+    memory = StageMemory(num_processes=1, on_reading=readings.append, on_near_limit=lambda _: None)
     memory.enter("load")
     weights = torch.ones(32 << 20)
     memory.enter("load")
@@ -77,7 +77,7 @@ def test_close_to_the_limit_is_told_with_numbers_and_remedy() -> None:
 
 def test_it_is_told_once() -> None:
     told: list[str] = []
-    memory = StageMemory(on_reading=lambda _: None, on_near_limit=told.append)
+    memory = StageMemory(num_processes=1, on_reading=lambda _: None, on_near_limit=told.append)
     full = replace(READING, host_used_bytes=8 * GIBIBYTE)
     memory.watch(full)
     memory.watch(full)
@@ -97,7 +97,12 @@ def test_an_accelerator_has_points_and_free_memory_of_its_own() -> None:
     assert describe(reading)["accelerator_free_bytes"] == 2 * GIBIBYTE
 
 
-@pytest.mark.parametrize(("process", "limit", "want"), [(3, 8, False), (5, 8, True), (5, 0, False)])
-def test_memory_is_short_above_half_of_the_limit(process: int, limit: int, want: bool) -> None:
+@pytest.mark.parametrize(
+    ("process", "ranks", "limit", "want"),
+    [(3, 1, 8, False), (5, 1, 8, True), (3, 2, 8, True), (5, 1, 0, False)],
+)
+def test_memory_is_short_when_all_ranks_hold_half_of_the_limit(
+    process: int, ranks: int, limit: int, want: bool
+) -> None:
     reading = replace(READING, process_bytes=process * GIBIBYTE, host_limit_bytes=limit * GIBIBYTE)
-    assert is_short(reading) is want
+    assert is_short(reading, num_processes=ranks) is want
