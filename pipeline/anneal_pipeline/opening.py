@@ -117,7 +117,7 @@ def open_inputs(inputs: Inputs) -> Opened:
         tokenizer=tokenizer,
         tuned=tuned,
         path=path,
-        evaluator=_evaluator(inputs, tuned=tuned, path=path, tokenizer=tokenizer),
+        evaluator=_evaluator(inputs, plan=plan, tuned=tuned, path=path, tokenizer=tokenizer),
         optimizer=AdapterOptimizer(
             inputs.config.training,
             model=tuned.model,
@@ -163,7 +163,12 @@ def _take_up(opened: Opened) -> None:
 
 
 def _evaluator(
-    inputs: Inputs, *, tuned: TunedModel, path: LogitsPath, tokenizer: PreTrainedTokenizerBase
+    inputs: Inputs,
+    *,
+    plan: StepPlan,
+    tuned: TunedModel,
+    path: LogitsPath,
+    tokenizer: PreTrainedTokenizerBase,
 ) -> Evaluator:
     def report(stage: str, done: int, total: int) -> None:
         if inputs.ranks.is_first:
@@ -185,7 +190,11 @@ def _evaluator(
         path=path,
         ranks=inputs.ranks,
         pad_id=int(tokenizer.pad_token_id),
-        limit=RowLimit(rows=ROWS_PER_GROUP, may_halve=training.recovery.oom == "recover"),
+        # Without gradients twice the rows of a training step need no more than that step does.
+        limit=RowLimit(
+            rows=min(ROWS_PER_GROUP, 2 * plan.micro_batch_size),
+            may_halve=training.recovery.oom == "recover",
+        ),
         wanted=wanted,
         should_stop=inputs.observer.should_stop,
         on_progress=report,

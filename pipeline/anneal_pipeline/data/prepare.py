@@ -117,11 +117,13 @@ def _inputs_hash(config: PipelineConfig, *, source: str, template: TemplateChoic
         "version": PREPARATION_VERSION,
         "dataset": config.dataset.to_data(),
         "model": config.model.to_data(),
-        "newTokens": list(config.tuning.new_tokens),
         "sequenceLength": config.training.sequence_length,
         "source": source,
         "template": template.sha256,
     }
+    # Only where they are set: what was prepared before there were these fields is as good.
+    if config.tuning.new_tokens:
+        inputs["newTokens"] = list(config.tuning.new_tokens)
     if config.training.packing:  # it changes the report only
         inputs["packing"] = True
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()

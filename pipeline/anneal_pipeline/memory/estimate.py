@@ -12,7 +12,6 @@ from anneal_pipeline.memory.fit import (
     PlanOf,
     Setting,
     find_nearest,
-    largest_rows,
     refusal,
 )
 from anneal_pipeline.memory.plan import MemoryPlan
@@ -70,7 +69,7 @@ def estimate(
     length: int,
     world_size: int,
 ) -> Estimate:
-    """Plan the job's own micro-batch, or the largest that fits where it names none."""
+    """Plan the micro-batch that a run takes: the job's own, or the usual one."""
     training = config.training
     plan_of = _planning(config, folder=folder, place=place)
     usual = auto_micro_batch_size(training.batch_size, world_size=world_size)
@@ -80,16 +79,9 @@ def estimate(
         length=length,
         checkpointing=training.gradient_checkpointing,
     )
-    if room.free is None:
-        return Estimate(setting=setting, plan=plan_of(setting), room=room, nearest=None)
-    if training.micro_batch_size is None:
-        chosen = largest_rows(setting, share=share, room=room.free, plan_of=plan_of)
-        if chosen is not None:
-            return Estimate(setting=chosen, plan=plan_of(chosen), room=room, nearest=None)
-        setting = Setting(rows=1, length=length, checkpointing=setting.checkpointing)
     plan = plan_of(setting)
     nearest = None
-    if plan.peak > room.free:
+    if room.free is not None and plan.peak > room.free:
         nearest = find_nearest(setting, share=share, room=room.free, plan_of=plan_of)
     return Estimate(setting=setting, plan=plan, room=room, nearest=nearest)
 

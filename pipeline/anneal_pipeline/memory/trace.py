@@ -23,7 +23,7 @@ CPU_BLOCK_BYTES = 64
 
 
 class PlanUnknownError(PipelineError):
-    """The model decides by values what it computes: nothing can be planned without them."""
+    """The model decides by values what it computes, or the job has what is not counted yet."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +77,12 @@ class Planner:
 
 def make_planner(config: PipelineConfig, *, folder: Path, place: Place) -> Planner:
     """Read config.json of the model; UserError where the tuning does not fit it."""
+    if config.tuning.new_tokens or config.tuning.lora.is_pissa:
+        raise PlanUnknownError(
+            "memory cannot be planned with tuning.newTokens or tuning.lora.initialization pissa "
+            "yet: plan the job without them, and leave room for a copy of the embeddings or for "
+            "a second adapter"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what there is to say, loading will say
