@@ -167,13 +167,15 @@ class Children:
         if digest_of(config.to_text()) == digest:
             body = run_config_map(job, config=config, release=self.settings.identity)
             stored = await self._create_owned(CONFIG_MAPS, body, job=job)
+            remedy = "Delete it, so that the job can go on."
         else:
             stored = await self._earlier_config(job, name=name)
+            remedy = "Put it back, or apply the job again under another name."
         if stored.get("immutable") is True and _digest_of_config(stored) == digest:
             return
         raise ChildRefused(
             f"ConfigMap {name} does not hold the config that this job began with; somebody else "
-            "made or replaced it. Delete it, so that the job can go on."
+            f"made or replaced it. {remedy}"
         )
 
     async def _earlier_config(self, job: Job, *, name: str) -> Object:
