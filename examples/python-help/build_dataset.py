@@ -87,7 +87,7 @@ def build_rows(*, num_rows: int) -> list[dict[str, object]]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Build question-and-answer rows about Python.")
     parser.add_argument(
-        "--rows", type=_positive, default=1000, help="rows to write (default: %(default)s)"
+        "--rows", type=_positive, default=900, help="rows to write (default: %(default)s)"
     )
     parser.add_argument(
         "--output",
