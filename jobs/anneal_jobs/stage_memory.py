@@ -18,8 +18,8 @@ import psutil
 import torch
 
 from anneal_pipeline.memory.allocator import return_freed_blocks
+from anneal_pipeline.memory.room import CGROUP_ROOT, container_limit, resident_bytes
 
-CGROUP_ROOT = Path("/sys/fs/cgroup")
 STAGE_START = "start"
 NEAR_LIMIT_SHARE = 0.9
 TIGHT_SHARE = 0.5
@@ -139,7 +139,7 @@ def read_memory(stage: str, *, cgroup_root: Path = CGROUP_ROOT) -> MemoryReading
     return MemoryReading(
         stage=stage,
         timestamp=time.time(),
-        process_bytes=psutil.Process().memory_info().rss,
+        process_bytes=resident_bytes(),
         process_peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         host_used_bytes=used,
         host_limit_bytes=limit,
@@ -155,16 +155,16 @@ def describe(reading: MemoryReading) -> dict[str, object]:
 def _host(root: Path) -> tuple[int, int]:
     """Working set and limit of the container (cgroup v2), or use and size of the machine."""
     machine = psutil.virtual_memory()
+    limit = container_limit(root)
     try:
-        limit = (root / "memory.max").read_text(encoding="ascii").strip()
         current = int((root / "memory.current").read_text(encoding="ascii"))
         statistics = (root / "memory.stat").read_text(encoding="ascii").splitlines()
     except FileNotFoundError:
         return machine.used, machine.total
-    if limit == "max":
+    if limit is None:
         return machine.used, machine.total
     inactive = next((int(x.split()[1]) for x in statistics if x.startswith("inactive_file ")), 0)
-    return max(0, current - inactive), int(limit)
+    return max(0, current - inactive), limit
 
 
 def _accelerator() -> dict[str, int]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import resource
-from pathlib import Path
 
 import torch
 
 from anneal_pipeline.errors import QUANTIZATION_UNAVAILABLE, UserError
+from anneal_pipeline.memory.room import resident_bytes
 
 _DTYPES = {
     "float32": torch.float32,
@@ -67,8 +67,5 @@ def used_memory_bytes(device: torch.device) -> int:
     """Peak memory of the accelerator, or the resident set now on CPU."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except FileNotFoundError:  # no procfs outside Linux: the peak is the best there is
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return pages * resource.getpagesize()
+    # No procfs outside Linux: the peak is the best there is.
+    return resident_bytes() or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -16,7 +16,7 @@ def limit_on_cpu(*, cgroup_root: Path = CGROUP_ROOT, proc: Path = PROC) -> int |
     The limit of the container, or what the machine has available beside what is held already.
     """
     limits = []
-    limit = _cgroup_limit(cgroup_root)
+    limit = container_limit(cgroup_root)
     if limit is not None:
         limits.append(limit)
     available = _available_bytes(proc)
@@ -31,7 +31,8 @@ def resident_bytes(*, proc: Path = PROC) -> int:
     return int(path.read_text().split()[1]) * resource.getpagesize() if path.is_file() else 0
 
 
-def _cgroup_limit(root: Path) -> int | None:
+def container_limit(root: Path = CGROUP_ROOT) -> int | None:
+    """Bytes by cgroup v2 or v1; None where there is no limit."""
     for name in ("memory.max", "memory/memory.limit_in_bytes"):
         path = root / name
         if path.is_file():
