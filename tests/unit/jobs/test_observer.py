@@ -17,6 +17,25 @@ from anneal_jobs.tracking.writer import RunWriter
 from anneal_pipeline import observer as pipeline
 
 
+def observer_of(
+    folder: Path,
+    state: RunState,
+    *,
+    writer: RunWriter | None = None,
+    reporter: ProgressReporter | None = None,
+) -> RunObserver:
+    return RunObserver(
+        state=state,
+        stop_file=folder / "stop",
+        writer=writer,
+        reporter=reporter,
+        uploader=None,
+        display=None,
+        workspace=folder,
+        events=EventLog(folder / "events.jsonl", run="3f9c", attempt=1),
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "fields", "want"),
     [
@@ -49,16 +68,7 @@ def test_events_are_in_the_log_and_in_the_progress(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, level: int
 ) -> None:
     state = RunState()
-    observer = RunObserver(
-        state=state,
-        stop_file=tmp_path / "stop",
-        writer=None,
-        reporter=None,
-        uploader=None,
-        display=None,
-        workspace=tmp_path,
-        events=EventLog(tmp_path / "events.jsonl", run="3f9c", attempt=1),
-    )
+    observer = observer_of(tmp_path, state)
     with caplog.at_level(logging.INFO, logger="anneal_jobs.observer"):
         observer.on_event(name, "half the rows from now on", {"kind": "oom"})
     [record] = caplog.records
@@ -70,16 +80,7 @@ def test_events_are_in_the_log_and_in_the_progress(
 def test_an_attempt_that_learns_of_a_newer_one_stops_at_its_next_step(tmp_path: Path) -> None:
     state = RunState()
     reporter = ProgressReporter(state, post=lambda _: 409, attempt=1)
-    observer = RunObserver(
-        state=state,
-        stop_file=tmp_path / "stop",
-        writer=None,
-        reporter=reporter,
-        uploader=None,
-        display=None,
-        workspace=tmp_path,
-        events=EventLog(tmp_path / "events.jsonl", run="3f9c", attempt=1),
-    )
+    observer = observer_of(tmp_path, state, reporter=reporter)
     state.add_event("warning", "Few rows.")
     assert not observer.should_stop()
     reporter.send_if_changed()
@@ -87,15 +88,8 @@ def test_an_attempt_that_learns_of_a_newer_one_stops_at_its_next_step(tmp_path: 
 
 
 def test_going_back_is_kept_for_the_points_of_the_steps_taken_again(tmp_path: Path) -> None:
-    observer = RunObserver(
-        state=RunState(),
-        stop_file=tmp_path / "stop",
-        writer=RunWriter(MlflowClient("http://127.0.0.1:9"), "run"),
-        reporter=None,
-        uploader=None,
-        display=None,
-        events=EventLog(tmp_path / "events.jsonl", run="3f9c", attempt=1),
-        workspace=tmp_path,
+    observer = observer_of(
+        tmp_path, RunState(), writer=RunWriter(MlflowClient("http://127.0.0.1:9"), "run")
     )
     fields = {"kind": "nan", "step": 6, "backTo": 2, "rate": 0.5}
     observer.on_event(pipeline.EVENT_RECOVERED, "back to step 2", fields)
