@@ -45,6 +45,7 @@ _TAGGED = frozenset(
         pipeline.EVENT_RECOVERED,
         pipeline.EVENT_DIAGNOSIS,
         pipeline.EVENT_EARLY_STOP,
+        pipeline.EVENT_MEMORY_PLANNED,
         pipeline.EVENT_BEST_RESTORED,
     }
 )

@@ -17,13 +17,16 @@ from pathlib import Path
 import psutil
 import torch
 
-from anneal_pipeline.memory.allocator import return_freed_blocks
-from anneal_pipeline.memory.room import CGROUP_ROOT, container_limit, resident_bytes
+from anneal_pipeline.memory.allocator import TIGHT_SHARE, return_freed_blocks
+from anneal_pipeline.memory.room import (
+    CGROUP_ROOT,
+    container_limit,
+    container_working_set,
+    resident_bytes,
+)
 
 STAGE_START = "start"
 NEAR_LIMIT_SHARE = 0.9
-TIGHT_SHARE = 0.5
-"""Of the limit; where all ranks together hold more, each gives freed memory back at once."""
 _MEGABYTE = 1e6
 _GIBIBYTE = 1 << 30
 
@@ -153,18 +156,12 @@ def describe(reading: MemoryReading) -> dict[str, object]:
 
 
 def _host(root: Path) -> tuple[int, int]:
-    """Working set and limit of the container (cgroup v2), or use and size of the machine."""
-    machine = psutil.virtual_memory()
-    limit = container_limit(root)
-    try:
-        current = int((root / "memory.current").read_text(encoding="ascii"))
-        statistics = (root / "memory.stat").read_text(encoding="ascii").splitlines()
-    except FileNotFoundError:
+    """Working set and limit of the container, or use and size of the machine."""
+    limit, used = container_limit(root), container_working_set(root)
+    if limit is None or used is None:
+        machine = psutil.virtual_memory()
         return machine.used, machine.total
-    if limit is None:
-        return machine.used, machine.total
-    inactive = next((int(x.split()[1]) for x in statistics if x.startswith("inactive_file ")), 0)
-    return max(0, current - inactive), limit
+    return used, limit
 
 
 def _accelerator() -> dict[str, int]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
 from anneal_pipeline.checkpoint.manifest import CheckpointInfo
-from anneal_pipeline.checkpoint.store import CheckpointStore
+from anneal_pipeline.checkpoint.store import CheckpointStore, SavedCheckpoint
 from anneal_pipeline.config.pipeline import PipelineConfig
 from anneal_pipeline.config.steps import StepPlan, plan_steps
 from anneal_pipeline.data.files import DatasetFiles
@@ -17,6 +17,7 @@ from anneal_pipeline.data.prepare import PreparedData, prepare_data
 from anneal_pipeline.data.tokens import generation_eos, stop_token_ids
 from anneal_pipeline.errors import NOTHING_TO_WATCH, UserError
 from anneal_pipeline.evaluation.perplexity import ROWS_PER_GROUP, Evaluator
+from anneal_pipeline.micro_batch import MicroBatch, RoomOf
 from anneal_pipeline.model.adapters import kept_parameters
 from anneal_pipeline.model.folder import check_model_folder, model_digest
 from anneal_pipeline.model.four_bit import BaseForm, choose_base_form
@@ -57,6 +58,7 @@ class Inputs:
     checkpoints: CheckpointStore
     observer: Observer
     ranks: Ranks
+    room_of: RoomOf
     clock: Callable[[], float]
 
 
@@ -99,15 +101,26 @@ def open_inputs(inputs: Inputs) -> Opened:
     world_size = inputs.ranks.world_size
     sequences = StepSequences.of(inputs.config.training, data.train.lengths())
     plan = plan_steps(inputs.config, num_sequences=len(sequences), world_size=world_size)
+    saved = None
+    if inputs.config.checkpoint.resume == "Auto":
+        saved = find_checkpoint(inputs.checkpoints, ranks=inputs.ranks)
+    micro_batch = _micro_batch(inputs, sequences)
+    rows = micro_batch.of_checkpoint(saved) if saved is not None else None
+    rows = rows or micro_batch.plan(folder=inputs.model_dir, form=form)
     with inputs.ranks.together():
         tuned = _load_model(inputs, form)
         if sequences.packing is not None:
             require_packable(tuned.model, uri=inputs.config.model.uri)
         path = LogitsPath(tuned.model)
+    rows = micro_batch.correct(path, model=tuned.model) or rows
+    plan = replace(plan, micro_batch_size=rows)
+    with inputs.ranks.together():
         facts = run_facts(
             world_size=world_size,
             micro_batch_size=plan.micro_batch_size,
             base_digest=model_digest(inputs.model_dir),
+            device=inputs.ranks.device,
+            compute=tuned.compute,
         )
     opened = Opened(
         inputs=inputs,
@@ -124,11 +137,23 @@ def open_inputs(inputs: Inputs) -> Opened:
             compute=tuned.compute,
             ranks=inputs.ranks,
         ),
-        state=RunState(facts={**facts, "method": tuned.method}),
+        state=RunState(
+            facts={**facts, "method": tuned.method}, is_memory_short=micro_batch.is_short
+        ),
     )
-    if inputs.config.checkpoint.resume == "Auto":
-        _take_up(opened)
+    if saved is not None:
+        _take_up(opened, saved)
     return opened
+
+
+def _micro_batch(inputs: Inputs, sequences: StepSequences) -> MicroBatch:
+    return MicroBatch(
+        config=inputs.config,
+        length=max(sequences.batches.lengths),
+        ranks=inputs.ranks,
+        room_of=inputs.room_of,
+        observer=inputs.observer,
+    )
 
 
 def _check_early_stopping(config: PipelineConfig, data: PreparedData) -> None:
@@ -141,12 +166,9 @@ def _check_early_stopping(config: PipelineConfig, data: PreparedData) -> None:
         )
 
 
-def _take_up(opened: Opened) -> None:
-    """Go on from the newest good checkpoint, if there is one."""
+def _take_up(opened: Opened, saved: SavedCheckpoint) -> None:
+    """Go on from the newest good checkpoint."""
     inputs = opened.inputs
-    saved = find_checkpoint(inputs.checkpoints, ranks=inputs.ranks)
-    if saved is None:
-        return
     with inputs.ranks.together():
         opened.state = restore(
             saved,

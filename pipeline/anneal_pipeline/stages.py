@@ -21,6 +21,7 @@ from anneal_pipeline.checkpoint.store import CheckpointStore
 from anneal_pipeline.config.pipeline import PipelineConfig
 from anneal_pipeline.config.steps import resolved
 from anneal_pipeline.data.files import DatasetFiles
+from anneal_pipeline.micro_batch import RoomOf, room_of_rank
 from anneal_pipeline.observer import Observer
 from anneal_pipeline.opening import Inputs
 from anneal_pipeline.run import Run, open_run
@@ -61,6 +62,7 @@ def run_pipeline(
     device: torch.device,
     rank: int = 0,
     world_size: int = 1,
+    room_of: RoomOf = room_of_rank,
     clock: Callable[[], float] = time.monotonic,
 ) -> PipelineResult:
     """Prepare data, load and adapt the model, train, evaluate, export.
@@ -85,6 +87,7 @@ def run_pipeline(
             checkpoints=checkpoints,
             observer=observer,
             ranks=ranks,
+            room_of=room_of,
             clock=clock,
         )
         run = open_run(inputs)

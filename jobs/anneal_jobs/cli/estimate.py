@@ -21,15 +21,19 @@ from anneal_jobs.storage.s3 import S3Settings
 from anneal_jobs.storage.source import SourceAccess
 from anneal_pipeline.device import resolve_compute
 from anneal_pipeline.errors import UserError
-from anneal_pipeline.memory.estimate import Estimate, Room, estimate
+from anneal_pipeline.memory.estimate import Estimate, Wish, estimate, planning
+from anneal_pipeline.memory.fit import Verdict
 from anneal_pipeline.memory.plan import size_text
-from anneal_pipeline.memory.room import limit_on_cpu, resident_bytes
+from anneal_pipeline.memory.room import Room, limit_on_cpu, resident_bytes
 from anneal_pipeline.memory.trace import Place
 from anneal_pipeline.model.folder import check_model_config
 from anneal_pipeline.model.four_bit import choose_base_form
 from anneal_pipeline.model.loading import trained_in
 
 BAD_QUANTITY = "BadQuantity"
+RAY_BYTES = 1600 << 20
+"""What a pod holds beside its ranks, the driver and Ray's own processes: anonymous memory measured
+in the pod of `make demo` (docs/benchmarks.md)."""
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15} | {
     f"{letter}i": 1 << (10 * power) for power, letter in enumerate("KMGTP", start=1)
 }
@@ -65,13 +69,13 @@ def estimate_job(job: JobFile, options: EstimateOptions) -> Estimate:
             trained_in=trained_in(folder),
         )
         place = Place(compute=getattr(torch, kind), in_4_bit=form.in_4_bit, on_gpu=on_gpu)
+        wish = Wish.of(
+            config, length=config.training.sequence_length, world_size=ranks * compute.workers
+        )
         return estimate(
-            config,
-            folder=folder,
-            place=place,
+            wish,
             room=_gpu_room(options) if on_gpu else _cpu_room(job, options, ranks=ranks),
-            length=config.training.sequence_length,
-            world_size=ranks * compute.workers,
+            plan_of=planning(config, folder=folder, place=place),
         )
 
 
@@ -94,14 +98,16 @@ def _gpu_room(options: EstimateOptions) -> Room:
 
 
 def _cpu_room(job: JobFile, options: EstimateOptions, *, ranks: int) -> Room:
-    limit: int | None
+    """This rank's part of a pod, or of this machine, where a run needs no Ray."""
     if options.memory is not None:
-        limit = bytes_of(options.memory, source="--memory")
+        pod = bytes_of(options.memory, source="--memory")
     elif job.spec.compute.memory is not None:
-        limit = bytes_of(job.spec.compute.memory, source="spec.compute.memory")
+        pod = bytes_of(job.spec.compute.memory, source="spec.compute.memory")
     else:
-        limit = limit_on_cpu()
-    return Room(limit=None if limit is None else limit // ranks, libraries=resident_bytes())
+        here = limit_on_cpu()
+        limit = None if here is None else here // ranks
+        return Room(limit=limit, libraries=resident_bytes())
+    return Room(limit=pod // ranks, libraries=resident_bytes(), others=RAY_BYTES // ranks)
 
 
 def bytes_of(quantity: str, *, source: str) -> int:
@@ -130,13 +136,24 @@ def headline(found: Estimate) -> str:
     setting = found.setting
     rows = "1 sequence" if setting.rows == 1 else f"{setting.rows} sequences"
     kept = "recomputed" if setting.checkpointing else "kept"
-    return f"{rows} of up to {setting.length} tokens per forward pass, activations {kept}"
+    fewer = setting.rows < found.wanted.rows
+    instead = f" ({found.wanted.rows} do not fit; the batch stays)" if fewer else ""
+    tight = (
+        "; so tight that the error of the plan decides"
+        if found.choice.verdict is Verdict.IS_TIGHT
+        else ""
+    )
+    return (
+        f"{rows} of up to {setting.length} tokens per forward pass{instead}, activations "
+        f"{kept}{tight}"
+    )
 
 
 def data_of(found: Estimate) -> dict[str, Any]:
     nearest = found.nearest
     return {
         "fits": None if found.room.limit is None else found.fits,
+        "verdict": None if found.room.limit is None else found.choice.verdict.value,
         "peakBytes": found.needed,
         "limitBytes": found.room.limit,
         "parts": dict(_parts(found)),
@@ -148,10 +165,12 @@ def data_of(found: Estimate) -> dict[str, Any]:
             "microBatchSize": nearest.setting.rows,
             "sequenceLength": nearest.setting.length,
             "gradientCheckpointing": nearest.setting.checkpointing,
-            "peakBytes": nearest.plan.peak + found.room.libraries,
+            "peakBytes": nearest.plan.peak + found.room.taken,
         },
     }
 
 
 def _parts(found: Estimate) -> Mapping[str, int]:
-    return {"libraries": found.room.libraries, **found.plan.parts()}
+    room = found.room
+    ray = {"Ray": room.others} if room.others else {}
+    return {"libraries": room.libraries, **ray, **found.plan.parts()}

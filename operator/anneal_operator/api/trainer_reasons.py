@@ -66,9 +66,10 @@ TRAINER_REASON_DOCS: dict[str, ReasonDoc] = {
         remedy="See the message.",
     ),
     "DoesNotFit": _doc(
-        "The run needs more GPU memory than there is.",
+        "The run needs more memory than there is.",
         who=USER,
-        remedy="Lower training.microBatchSize or sequenceLength, or use a larger GPU.",
+        remedy="Lower training.microBatchSize or sequenceLength, raise compute.memory, or use a "
+        "larger GPU.",
     ),
     "RunChanged": _doc(
         "The output folder belongs to a run with another model, data or method.",

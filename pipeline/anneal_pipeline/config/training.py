@@ -28,7 +28,8 @@ class RecoveryConfig(Schema):
     """What the training loop does when a step goes wrong."""
 
     oom: Literal["fail", "recover"] = "recover"
-    """Out of memory: recover halves the micro-batch and keeps the batch."""
+    """Out of memory, or a micro-batch that does not fit by the plan: recover takes fewer rows per
+    forward pass and keeps the batch."""
     nan: Literal["fail", "recover"] = "recover"
     """A loss that is not finite: recover skips and names the rows that cause it; where none does,
     it skips the step, halves the learning rate and, with damaged weights, rolls back."""
@@ -77,7 +78,9 @@ class TrainingConfig(Schema):
     batch_size: int = Field(default=16, ge=1, le=65536)
     """Sequences per optimiser step, over all workers."""
     micro_batch_size: int | None = Field(default=None, ge=1, le=65536)
-    """Sequences per forward pass of one rank. Default: chosen so that the batch divides evenly."""
+    """Sequences per forward pass of one rank. Default: the largest divisor of its part of the
+    batch, up to 8, that fits into memory, by a plan before loading and a measured pass where it is
+    short. One that does not fit is lowered, unless recovery.oom is fail."""
     sequence_length: int = Field(default=2048, ge=8, le=1_048_576)
     """Longest sequence in tokens."""
     packing: bool = False

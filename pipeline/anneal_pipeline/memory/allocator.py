@@ -12,6 +12,8 @@ from __future__ import annotations
 import ctypes
 
 THRESHOLD_BYTES = 1 << 20
+TIGHT_SHARE = 0.5
+"""Of the memory there is: where more than that is held, or planned, the heap is held tight."""
 _M_MMAP_THRESHOLD = -3
 """Of malloc.h."""
 

@@ -1,4 +1,4 @@
-"""A job's memory against what there is: the setting that fits, or why none does."""
+"""A job's memory against what there is: the setting that a run takes, or why none fits."""
 
 from __future__ import annotations
 
@@ -7,87 +7,102 @@ from pathlib import Path
 
 from anneal_pipeline.config.pipeline import PipelineConfig
 from anneal_pipeline.config.steps import auto_micro_batch_size
+from anneal_pipeline.memory.allocator import TIGHT_SHARE
 from anneal_pipeline.memory.fit import (
+    Choice,
     Nearest,
     PlanOf,
     Setting,
+    Verdict,
+    choose,
     find_nearest,
     refusal,
 )
 from anneal_pipeline.memory.plan import MemoryPlan
+from anneal_pipeline.memory.room import Room
 from anneal_pipeline.memory.trace import Place, Planner, make_planner
 
 
 @dataclass(frozen=True, kw_only=True)
-class Room:
-    """What one rank may take."""
+class Wish:
+    """What a job asks of the memory of one rank."""
 
-    limit: int | None
-    """Bytes; None where it is not known."""
-    libraries: int
-    """Bytes of it that the interpreter and the libraries hold before a model is loaded."""
+    setting: Setting
+    share: int
+    """Sequences of one rank in an optimiser step."""
+    may_lower: bool
+    """Whether fewer rows per forward pass may be taken, for the same batch."""
 
-    @property
-    def free(self) -> int | None:
-        return None if self.limit is None else self.limit - self.libraries
+    @classmethod
+    def of(cls, config: PipelineConfig, *, length: int, world_size: int) -> Wish:
+        """The micro-batch of the job, which its recovery may lower too, or the usual one."""
+        training = config.training
+        usual = auto_micro_batch_size(training.batch_size, world_size=world_size)
+        return cls(
+            setting=Setting(
+                rows=training.micro_batch_size or usual,
+                length=length,
+                checkpointing=training.gradient_checkpointing,
+            ),
+            share=max(1, training.batch_size // world_size),
+            may_lower=training.micro_batch_size is None or training.recovery.oom == "recover",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    setting: Setting
-    plan: MemoryPlan
+    wanted: Setting
+    choice: Choice
+    """What a run takes."""
     room: Room
     nearest: Nearest | None
-    """What would fit, where `setting` does not."""
+    """What would fit, where that does not."""
+
+    @property
+    def setting(self) -> Setting:
+        return self.choice.setting
+
+    @property
+    def plan(self) -> MemoryPlan:
+        return self.choice.plan
 
     @property
     def needed(self) -> int:
         """Bytes."""
-        return self.plan.peak + self.room.libraries
+        return self.plan.peak + self.room.taken
 
     @property
     def fits(self) -> bool:
-        return self.room.free is None or self.plan.peak <= self.room.free
+        return self.choice.verdict is not Verdict.DOES_NOT_FIT
+
+    @property
+    def is_short(self) -> bool:
+        """Whether it takes so much of the room that the plan should not be relied on alone."""
+        free = self.room.free
+        return free is not None and self.plan.peak > TIGHT_SHARE * free
 
     def refusal(self) -> str:
         """Why it does not fit, in one sentence."""
         return refusal(
             self.setting,
             self.plan,
-            room=self.room.free or 0,
-            libraries=self.room.libraries,
+            room=self.room,
             nearest=self.nearest,
         )
 
 
-def estimate(
-    config: PipelineConfig,
-    *,
-    folder: Path,
-    place: Place,
-    room: Room,
-    length: int,
-    world_size: int,
-) -> Estimate:
-    """Plan the micro-batch that a run takes: the job's own, or the usual one."""
-    training = config.training
-    plan_of = _planning(config, folder=folder, place=place)
-    usual = auto_micro_batch_size(training.batch_size, world_size=world_size)
-    share = max(1, training.batch_size // world_size)
-    setting = Setting(
-        rows=training.micro_batch_size or usual,
-        length=length,
-        checkpointing=training.gradient_checkpointing,
+def estimate(wish: Wish, *, room: Room, plan_of: PlanOf) -> Estimate:
+    choice = choose(
+        wish.setting, share=wish.share, may_lower=wish.may_lower, room=room.free, plan_of=plan_of
     )
-    plan = plan_of(setting)
     nearest = None
-    if room.free is not None and plan.peak > room.free:
-        nearest = find_nearest(setting, share=share, room=room.free, plan_of=plan_of)
-    return Estimate(setting=setting, plan=plan, room=room, nearest=nearest)
+    if room.free is not None and choice.verdict is Verdict.DOES_NOT_FIT:
+        nearest = find_nearest(choice.setting, share=wish.share, room=room.free, plan_of=plan_of)
+    return Estimate(wanted=wish.setting, choice=choice, room=room, nearest=nearest)
 
 
-def _planning(config: PipelineConfig, *, folder: Path, place: Place) -> PlanOf:
-    """Plans by setting; each is made once."""
+def planning(config: PipelineConfig, *, folder: Path, place: Place) -> PlanOf:
+    """Plans by setting; each is made once. `folder` has the model's config.json."""
     planners: dict[bool, Planner] = {}
     plans: dict[Setting, MemoryPlan] = {}
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from enum import Enum
 
 from anneal_pipeline.memory.plan import MemoryPlan, size_text
+from anneal_pipeline.memory.room import Room
 
 MARGIN = 0.15
 """A plan is right within this share: what is chosen or suggested leaves it free."""
@@ -24,6 +26,53 @@ class Setting:
 
 
 PlanOf = Callable[[Setting], MemoryPlan]
+
+
+class Verdict(Enum):
+    FITS = "fits"
+    """With the margin left free."""
+    IS_TIGHT = "isTight"
+    """The plan's own error decides."""
+    DOES_NOT_FIT = "doesNotFit"
+    """Not even if the plan is too high by all of its error."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What a run takes of what it was asked for."""
+
+    setting: Setting
+    plan: MemoryPlan
+    verdict: Verdict
+
+
+def choose(
+    wanted: Setting,
+    *,
+    share: int,
+    may_lower: bool,
+    room: int | None,
+    plan_of: PlanOf,
+    margin: float = MARGIN,
+) -> Choice:
+    """The setting wanted, or the largest smaller micro-batch that fits where it may be lowered.
+
+    `share` are the sequences of one rank in an optimiser step, `room` bytes (None: not known), and
+    `margin` the share by which a plan may be wrong.
+    """
+    plan = plan_of(wanted)
+    if room is None or leaves_margin(plan, room, margin=margin):
+        return Choice(setting=wanted, plan=plan, verdict=Verdict.FITS)
+    if may_lower:
+        fewer = replace(wanted, rows=wanted.rows - 1)
+        found = largest_rows(fewer, share=share, room=room, plan_of=plan_of, margin=margin)
+        if found is not None:
+            return Choice(setting=found, plan=plan_of(found), verdict=Verdict.FITS)
+        wanted = replace(wanted, rows=1)
+        plan = plan_of(wanted)
+    is_out = plan.peak > room * (1 + margin)
+    verdict = Verdict.DOES_NOT_FIT if is_out else Verdict.IS_TIGHT
+    return Choice(setting=wanted, plan=plan, verdict=verdict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,17 +98,19 @@ def divisors(share: int, *, at_most: int) -> Iterator[int]:
     yield from (size for size in range(min(share, at_most), 0, -1) if share % size == 0)
 
 
-def largest_rows(wanted: Setting, *, share: int, room: int, plan_of: PlanOf) -> Setting | None:
+def largest_rows(
+    wanted: Setting, *, share: int, room: int, plan_of: PlanOf, margin: float = MARGIN
+) -> Setting | None:
     """The largest micro-batch up to the one wanted that leaves the margin, or None."""
     for rows in divisors(share, at_most=wanted.rows):
         setting = replace(wanted, rows=rows)
-        if leaves_margin(plan_of(setting), room):
+        if leaves_margin(plan_of(setting), room, margin=margin):
             return setting
     return None
 
 
-def leaves_margin(plan: MemoryPlan, room: int) -> bool:
-    return plan.peak * (1 + MARGIN) <= room
+def leaves_margin(plan: MemoryPlan, room: int, *, margin: float = MARGIN) -> bool:
+    return plan.peak * (1 + margin) <= room
 
 
 def find_nearest(wanted: Setting, *, share: int, room: int, plan_of: PlanOf) -> Nearest | None:
@@ -88,20 +139,18 @@ def _longest(wanted: Setting, *, room: int, plan_of: PlanOf) -> Setting | None:
     return replace(wanted, length=low * LENGTH_STEP) if low else None
 
 
-def refusal(
-    wanted: Setting, plan: MemoryPlan, *, room: int, libraries: int, nearest: Nearest | None
-) -> str:
+def refusal(wanted: Setting, plan: MemoryPlan, *, room: Room, nearest: Nearest | None) -> str:
     """One sentence: what is needed, what there is, and what would fit."""
     name, most = max(plan.parts().items(), key=lambda part: part[1])
     advice = (
         f"{nearest.change_from(wanted)}, which needs about "
-        f"{size_text(nearest.plan.peak + libraries)}"
+        f"{size_text(nearest.plan.peak + room.taken)}"
         if nearest
         else "take a smaller model or more memory"
     )
     rows = "1 row" if wanted.rows == 1 else f"{wanted.rows} rows"
     return (
-        f"The run does not fit: it needs about {size_text(plan.peak + libraries)} with {rows} of "
+        f"The run does not fit: it needs about {size_text(plan.peak + room.taken)} with {rows} of "
         f"up to {wanted.length} tokens per forward pass, most of it for {name} "
-        f"({size_text(most)}), and there are {size_text(room + libraries)}; {advice}"
+        f"({size_text(most)}), and there are {size_text(room.limit or 0)}; {advice}"
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 MOMENTS_BLOCK = 256
 """Moments in 8 bits that share a constant in bitsandbytes."""
@@ -32,6 +32,19 @@ class MemoryPlan:
     @property
     def peak(self) -> int:
         return sum(self.parts().values())
+
+    @property
+    def of_pass(self) -> int:
+        """Bytes of it that a pass through the model takes and gives back."""
+        return self.activations + self.logits
+
+    def with_pass_scaled(self, factor: float) -> MemoryPlan:
+        """The plan corrected by a pass that took `factor` of what was planned."""
+        return replace(
+            self,
+            activations=round(self.activations * factor),
+            logits=round(self.logits * factor),
+        )
 
     def parts(self) -> Mapping[str, int]:
         return {

@@ -19,6 +19,8 @@ from anneal_pipeline.config.pipeline import PipelineConfig
 from anneal_pipeline.config.tuning import DEFAULT
 from anneal_pipeline.memory.plan import Held, moments_bytes
 from anneal_pipeline.model.adapters import add_adapters
+from anneal_pipeline.model.beginning import activate, add_beginning
+from anneal_pipeline.model.loading import make_room_for
 from anneal_pipeline.model.targets import choose_targets
 
 DEVICE = torch.device("cpu")
@@ -76,14 +78,24 @@ def _on_meta(
         model = AutoModelForCausalLM.from_config(settings, dtype=compute)
         if in_4_bit:
             _put_4_bit_layers(model, config, compute=compute)
+        new_tokens = make_room_for(model, config.tuning.new_tokens, folder=folder)
         model.requires_grad_(False)
         model.config.use_cache = False
         if config.training.gradient_checkpointing:
             model.activation_checkpointing_enable({"use_reentrant": False})
         # How they begin takes numbers and moves none of their sizes.
         lora = config.tuning.lora.model_copy(update={"initialization": DEFAULT})
-        targets = choose_targets(model, lora)
-        return add_adapters(model, lora, targets=targets, seed=config.training.seed)
+        tuned = add_adapters(
+            model,
+            lora,
+            targets=choose_targets(model, lora),
+            seed=config.training.seed,
+            new_tokens=new_tokens,
+        )
+        if config.tuning.lora.is_pissa:
+            add_beginning(tuned)
+            activate(tuned)
+        return tuned
 
 
 def _put_4_bit_layers(model: Any, config: PipelineConfig, *, compute: torch.dtype) -> None:

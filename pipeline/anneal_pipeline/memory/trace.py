@@ -76,13 +76,10 @@ class Planner:
 
 
 def make_planner(config: PipelineConfig, *, folder: Path, place: Place) -> Planner:
-    """Read config.json of the model; UserError where the tuning does not fit it."""
-    if config.tuning.new_tokens or config.tuning.lora.is_pissa:
-        raise PlanUnknownError(
-            "memory cannot be planned with tuning.newTokens or tuning.lora.initialization pissa "
-            "yet: plan the job without them, and leave room for a copy of the embeddings or for "
-            "a second adapter"
-        )
+    """Read config.json of the model (and its tokenizer for `tuning.newTokens`) in `folder`.
+
+    Raises UserError where the tuning does not fit the model.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what there is to say, loading will say

@@ -27,8 +27,8 @@ def is_beginning(name: str) -> bool:
     return BEGINNING in name.split(".")
 
 
-def begin_at_principal_directions(tuned: PeftModel, method: str) -> None:
-    """Let every adapter of `tuned` begin by PEFT's `method`, and freeze what takes that off."""
+def add_beginning(tuned: PeftModel) -> None:
+    """Put a frozen adapter of the same shape beside the trained one."""
     frozen = copy.deepcopy(tuned.peft_config[TRAINED])
     frozen.lora_dropout = 0.0
     frozen.modules_to_save = None
@@ -37,6 +37,11 @@ def begin_at_principal_directions(tuned: PeftModel, method: str) -> None:
     frozen.trainable_token_indices = None
     frozen.bias = "none"
     tuned.add_adapter(BEGINNING, frozen)
+
+
+def begin_at_principal_directions(tuned: PeftModel, method: str) -> None:
+    """Let every adapter of `tuned` begin by PEFT's `method`, and freeze what takes that off."""
+    add_beginning(tuned)
     for layer in _layers(tuned):
         base = layer.get_base_layer()
         untouched = base.weight.data

@@ -80,7 +80,7 @@ def load_tuned_model(
         config.tuning.quantization.compute_dtype, device=device, trained_in=trained_in(folder)
     )
     base = load_base(config, folder=folder, device=device, compute=compute, form=form)
-    new_tokens = _make_room(base, config.tuning.new_tokens, folder=folder)
+    new_tokens = make_room_for(base, config.tuning.new_tokens, folder=folder)
     base.requires_grad_(False)
     if form.in_4_bit:
         _keep_trainable(base)
@@ -115,8 +115,8 @@ def load_tuned_model(
     )
 
 
-def _make_room(base: PreTrainedModel, tokens: Sequence[str], *, folder: Path) -> list[int]:
-    """Prepare the base for new tokens; their ids."""
+def make_room_for(base: PreTrainedModel, tokens: Sequence[str], *, folder: Path) -> list[int]:
+    """Give the base rows for new tokens, by the tokenizer in `folder`; returns their ids."""
     if not tokens:
         return []
     extended = load_tokenizer(folder, new_tokens=tokens)

@@ -42,9 +42,19 @@ def library_versions() -> dict[str, str]:
     return {name: version(name) for name in LIBRARIES if find_spec(name) is not None}
 
 
-def run_facts(*, world_size: int, micro_batch_size: int, base_digest: str) -> dict[str, Any]:
+def run_facts(
+    *,
+    world_size: int,
+    micro_batch_size: int,
+    base_digest: str,
+    device: torch.device,
+    compute: torch.dtype,
+) -> dict[str, Any]:
     """What a bit-equal resume needs unchanged, beside the config and the data."""
+    is_gpu = device.type == "cuda"
     return {
+        "device": torch.cuda.get_device_name(device) if is_gpu else device.type,
+        "computeDtype": str(compute).removeprefix("torch."),
         "worldSize": world_size,
         "microBatchSize": micro_batch_size,
         "numThreads": torch.get_num_threads(),
@@ -142,7 +152,7 @@ def _warn_of_differences(
     changed += [
         f"{key} {state.facts.get(key)} -> {now}"
         for key, now in facts.items()
-        if key != BASE_DIGEST and state.facts.get(key) != now
+        if key != BASE_DIGEST and key in state.facts and state.facts[key] != now
     ]
     if changed:
         observer.on_event(

@@ -56,6 +56,8 @@ class RunState:
     """The step whose weights are the result, where these are not the last ones."""
     micro_batch_size: int | None = None
     """Rows per forward pass since memory ran out; None: as planned."""
+    is_memory_short: bool = False
+    """Whether the memory plan took so much that the heap is held tight from the start."""
     evaluation_batch_size: int | None = None
     """The same of evaluations."""
     rate_factor: float = 1.0

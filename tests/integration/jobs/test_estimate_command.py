@@ -9,18 +9,14 @@ from typing import Any
 import pytest
 import yaml
 from tests.unit.pipeline.families import make_family
+from tests.unit.pipeline.kit import write_model
 from typer.testing import CliRunner, Result
 
+from anneal_jobs.cli.estimate import RAY_BYTES
 from anneal_jobs.cli.main import app
 
 
-@pytest.fixture
-def job(tmp_path: Path) -> Path:
-    """A job whose model folder has a config.json and empty files for what is not read."""
-    model = tmp_path / "model"
-    make_family("llama").config.save_pretrained(model)
-    for name in ("model.safetensors", "tokenizer.json"):
-        (model / name).write_bytes(b"")
+def write_job(path: Path, *, model: Path) -> Path:
     spec: dict[str, Any] = {
         "model": {"uri": str(model)},
         "dataset": {"uri": "rows.jsonl"},
@@ -33,9 +29,18 @@ def job(tmp_path: Path) -> Path:
         "metadata": {"name": "small"},
         "spec": spec,
     }
-    path = tmp_path / "job.yaml"
     path.write_text(yaml.safe_dump(document))
     return path
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Path:
+    """A job whose model folder has a config.json and empty files for what is not read."""
+    model = tmp_path / "model"
+    make_family("llama").config.save_pretrained(model)
+    for name in ("model.safetensors", "tokenizer.json"):
+        (model / name).write_bytes(b"")
+    return write_job(tmp_path / "job.yaml", model=model)
 
 
 def estimate(job: Path, *options: str) -> Result:
@@ -74,14 +79,50 @@ def test_the_nearest_setting_is_named(job: Path) -> None:
         for rows in (512, 128)
     }
     room = str(int(sizes[128] * 1.2))
-    done = estimate(job, "--gpu-memory", room, *wide[2:], "--set", "training.microBatchSize=512")
+    asked = ("--gpu-memory", room, *wide[2:], "--set", "training.microBatchSize=512")
+    done = estimate(job, *asked, "--set", "training.recovery.oom=fail")
     assert done.exit_code == 65
     nearest = json.loads(done.stdout)["nearest"]
     assert 128 <= nearest["microBatchSize"] < 512
     assert f"set training.microBatchSize to {nearest['microBatchSize']}" in done.stderr
+    lowered = estimate(job, *asked)
+    assert lowered.exit_code == 0, lowered.output
+    taken = json.loads(lowered.stdout)
+    assert taken["microBatchSize"] == nearest["microBatchSize"]
+    assert taken["verdict"] == "fits"
 
 
 def test_a_size_that_is_none_is_refused(job: Path) -> None:
     done = estimate(job, "--memory", "lots")
     assert done.exit_code == 65
     assert "--memory: got lots, expected a size such as 24Gi" in done.stderr
+
+
+def test_a_pod_holds_ray_too_and_this_machine_does_not(job: Path) -> None:
+    parts = [
+        json.loads(estimate(job, *options, "--output", "json").stdout)["parts"]
+        for options in (("--memory", "64Gi"), ())
+    ]
+    assert parts[0]["Ray"] == RAY_BYTES
+    assert "Ray" not in parts[1]
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        'tuning.newTokens=["<tool>"]',
+        "tuning.lora.initialization=pissa",
+        "training.packing=true",
+        "tuning.lora.useDora=true",
+    ],
+)
+def test_whatever_a_job_may_ask_for_is_planned(tmp_path: Path, setting: str) -> None:
+    model = write_model(tmp_path / "model")
+    job = write_job(tmp_path / "job.yaml", model=model)
+    plain, asked = (
+        json.loads(estimate(job, "--memory", "64Gi", "--output", "json", *options).stdout)
+        for options in ((), ("--set", setting))
+    )
+    assert asked["peakBytes"] - asked["parts"]["libraries"] > (
+        plain["peakBytes"] - plain["parts"]["libraries"]
+    )

@@ -16,7 +16,13 @@ from anneal_pipeline.checkpoint.store import CheckpointStore
 from anneal_pipeline.config.pipeline import PipelineConfig
 from anneal_pipeline.config.training import TrainingConfig
 from anneal_pipeline.data.prepared import PreparedSplit
+from anneal_pipeline.memory.estimate import planning
+from anneal_pipeline.memory.fit import MARGIN, Setting
+from anneal_pipeline.memory.room import Room
+from anneal_pipeline.memory.trace import Place
+from anneal_pipeline.micro_batch import MicroBatch
 from anneal_pipeline.model.adapters import trainable_parameters
+from anneal_pipeline.model.four_bit import BaseForm
 from anneal_pipeline.model.loading import load_tuned_model
 from anneal_pipeline.training.batches import Batch, collate, micro_batches
 from anneal_pipeline.training.loss import LogitsPath
@@ -46,6 +52,26 @@ def gradients(rank: int, count: int, model_dir: Path, micro_batch: int, rows: in
     batches = _batches(micro_batches(ranks.share_of(range(rows)), micro_batch))
     outcome = optimizer.gather(LogitsPath(tuned.model), batches)
     return outcome, {name: p.grad.numpy() for name, p in parameters.items()}
+
+
+def rows_taken(rank: int, count: int, model_dir: Path) -> int:
+    """The micro-batch, where the first rank has room for little and the other for everything."""
+    config = kit.make_config()
+    form = BaseForm(in_4_bit=False)
+    free = 1 << 40
+    if rank == 0:
+        place = Place(compute=torch.float32, in_4_bit=False, on_gpu=False)
+        plan_of = planning(config, folder=model_dir, place=place)
+        two = plan_of(Setting(rows=2, length=64, checkpointing=True)).peak
+        free = int(two / (1 + MARGIN)) + 1  # so tight that one row of the share is taken
+    chooser = MicroBatch(
+        config=config,
+        length=64,
+        ranks=Ranks(rank=rank, world_size=count, device=CPU),
+        room_of=lambda ranks: Room(limit=free, libraries=0),
+        observer=kit.RecordingObserver(),
+    )
+    return chooser.plan(folder=model_dir, form=form)
 
 
 def _batches(groups: list[tuple[int, ...]]) -> list[Batch]:

@@ -37,7 +37,10 @@ def test_a_plan_is_within_15_percent_of_the_measured_peak(
 ) -> None:
     case = {**case, "model": "small"}
     write_model(tmp_path, {**SMALL, "num_hidden_layers": 4})
-    assert plan(case, tmp_path)["peak"] == pytest.approx(measure_apart(case, tmp_path), rel=0.15)
+    planned, measured = plan(case, tmp_path), measure_apart(case, tmp_path)
+    assert planned["peak"] == pytest.approx(measured["peak"], rel=0.15)
+    corrected = planned["peak"] - planned["pass"] + measured["pass"]
+    assert corrected == pytest.approx(measured["peak"], rel=0.1)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -11,7 +11,14 @@ from typing import Any
 import numpy
 import pytest
 from tests.integration.pipeline.processes import run_ranks, values_of
-from tests.integration.pipeline.rank_tasks import LENGTHS, Deed, Trained, gradients, train
+from tests.integration.pipeline.rank_tasks import (
+    LENGTHS,
+    Deed,
+    Trained,
+    gradients,
+    rows_taken,
+    train,
+)
 
 from anneal_pipeline.checkpoint.manifest import order_of
 
@@ -158,3 +165,10 @@ def test_another_number_of_ranks_goes_on_and_is_named(
     assert resumed.step == STEPS
     (warning,) = [text for name, text in resumed.events if "other conditions" in text]
     assert "worldSize 2 -> 1" in warning
+
+
+def test_ranks_take_the_micro_batch_that_the_first_one_finds(
+    model_dir: Path, tmp_path: Path
+) -> None:
+    found = run_ranks(rows_taken, model_dir, meeting=tmp_path / "meeting", count=2)
+    assert values_of(found) == [1, 1]

@@ -15,6 +15,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from anneal_pipeline.checkpoint.local import LocalFolder
 from anneal_pipeline.checkpoint.store import CheckpointStore
 from anneal_pipeline.config.pipeline import PipelineConfig
+from anneal_pipeline.memory.room import Room
+from anneal_pipeline.micro_batch import RoomOf
 from anneal_pipeline.observer import (
     CheckpointReport,
     EvaluationReport,
@@ -22,6 +24,7 @@ from anneal_pipeline.observer import (
     StepReport,
 )
 from anneal_pipeline.stages import DatasetFiles, PipelineResult, run_pipeline
+from anneal_pipeline.training.ranks import Ranks
 
 SPECIAL_TOKENS = ["<pad>", "<bos>", "<|im_start|>", "<|im_end|>"]
 CHATML = (
@@ -165,6 +168,11 @@ def make_store(root: Path, *, attempt: int = 1, keep: int = 3, **options: Any) -
     )
 
 
+def nobody_knows(ranks: Ranks) -> Room:
+    """Room without a limit: there is nothing to plan for, which saves the time of it."""
+    return Room(limit=None, libraries=0)
+
+
 def run(
     root: Path,
     config: PipelineConfig,
@@ -175,6 +183,7 @@ def run(
     observer: NullObserver | None = None,
     rank: int = 0,
     world_size: int = 1,
+    room_of: RoomOf = nobody_knows,
 ) -> PipelineResult:
     """The whole pipeline on the CPU, with its outputs and checkpoints below `root`."""
     scratch = root / f"scratch-{attempt}-{rank}"
@@ -188,4 +197,5 @@ def run(
         device=torch.device("cpu"),
         rank=rank,
         world_size=world_size,
+        room_of=room_of,
     )

@@ -6,9 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from anneal_pipeline.memory.fit import Setting, find_nearest, largest_rows, refusal
+from anneal_pipeline.memory.fit import (
+    Setting,
+    Verdict,
+    choose,
+    find_nearest,
+    largest_rows,
+    refusal,
+)
 from anneal_pipeline.memory.plan import MemoryPlan, moments_bytes
-from anneal_pipeline.memory.room import limit_on_cpu
+from anneal_pipeline.memory.room import Room, limit_on_cpu, room_on_cpu
 
 MIB = 1 << 20
 WANTED = Setting(rows=8, length=1024, checkpointing=False)
@@ -42,6 +49,33 @@ def test_the_largest_divisor_that_leaves_a_margin_is_taken(room: int, rows: int 
 
 
 @pytest.mark.parametrize(
+    ("room", "may_lower", "rows", "verdict"),
+    [
+        pytest.param(None, False, 8, Verdict.FITS, id="unknown-room-is-enough"),
+        pytest.param(490, False, 8, Verdict.FITS, id="with-the-margin-left"),
+        pytest.param(400, False, 8, Verdict.IS_TIGHT, id="within-the-plan-s-error"),
+        pytest.param(400, True, 4, Verdict.FITS, id="rather-fewer-rows-than-tight"),
+        pytest.param(360, False, 8, Verdict.DOES_NOT_FIT, id="asked-for-and-not-lowered"),
+        pytest.param(150, True, 1, Verdict.IS_TIGHT, id="one-row-is-tight"),
+        pytest.param(120, True, 1, Verdict.DOES_NOT_FIT, id="not-even-one-row"),
+    ],
+)
+def test_what_a_run_takes_of_what_it_was_asked_for(
+    room: int | None, may_lower: bool, rows: int, verdict: Verdict
+) -> None:
+    size = None if room is None else room * MIB
+    found = choose(WANTED, share=16, may_lower=may_lower, room=size, plan_of=plan_of)
+    assert (found.setting.rows, found.verdict) == (rows, verdict)
+    assert found.plan == plan_of(found.setting)
+
+
+def test_a_pass_that_took_twice_as_much_doubles_only_what_a_pass_takes() -> None:
+    plan = plan_of(WANTED)
+    twice = plan.with_pass_scaled(2.0)
+    assert twice.peak - plan.peak == plan.of_pass == 320 * MIB
+
+
+@pytest.mark.parametrize(
     ("room", "instruction"),
     [
         (300, "set training.microBatchSize to 4"),
@@ -64,7 +98,9 @@ def test_the_nearest_is_rows_first_then_checkpointing_then_length(
 
 def test_a_refusal_names_need_room_and_remedy_in_one_sentence() -> None:
     nearest = find_nearest(WANTED, share=16, room=300 * MIB, plan_of=plan_of)
-    said = refusal(WANTED, plan_of(WANTED), room=300 * MIB, libraries=800 * MIB, nearest=nearest)
+    room = Room(limit=1100 * MIB, libraries=600 * MIB, others=200 * MIB)
+    assert room.free == 300 * MIB
+    said = refusal(WANTED, plan_of(WANTED), room=room, nearest=nearest)
     assert said == (
         "The run does not fit: it needs about 1.19 GiB with 8 rows of up to 1024 tokens per "
         "forward pass, most of it for activations (320 MiB), and there are 1.07 GiB; set "
@@ -74,7 +110,8 @@ def test_a_refusal_names_need_room_and_remedy_in_one_sentence() -> None:
 
 def test_where_nothing_fits_no_setting_is_named() -> None:
     assert find_nearest(WANTED, share=16, room=90 * MIB, plan_of=plan_of) is None
-    said = refusal(WANTED, plan_of(WANTED), room=90 * MIB, libraries=0, nearest=None)
+    room = Room(limit=90 * MIB, libraries=0)
+    said = refusal(WANTED, plan_of(WANTED), room=room, nearest=None)
     assert said.endswith("; take a smaller model or more memory")
 
 
@@ -94,3 +131,26 @@ def test_the_container_or_the_machine_is_the_limit(tmp_path: Path, limit: str, w
 
 def test_an_unknown_limit_is_none(tmp_path: Path) -> None:
     assert limit_on_cpu(cgroup_root=tmp_path, proc=tmp_path) is None
+
+
+CGROUP_V1 = {
+    "memory/memory.limit_in_bytes": "8388608",
+    "memory/memory.usage_in_bytes": "5242880",
+    "memory/memory.stat": "cache 9\ninactive_file 1\ntotal_inactive_file 1048576\n",
+}
+CGROUP_V2 = {
+    "memory.max": "8388608",
+    "memory.current": "5242880",
+    "memory.stat": "anon 9\ninactive_file 1048576\n",
+}
+
+
+@pytest.mark.parametrize("files", [CGROUP_V1, CGROUP_V2], ids=["v1", "v2"])
+def test_ranks_share_what_a_container_has_left(tmp_path: Path, files: dict[str, str]) -> None:
+    """Of 8 MiB are 5 in use, one of them droppable pages of files: 4 are left for two ranks."""
+    for name, text in {**files, "meminfo": "MemAvailable: 999999 kB\n"}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    room = room_on_cpu(num_processes=2, cgroup_root=tmp_path, proc=tmp_path)
+    assert room.free == 2 << 20
+    assert room.limit == (2 << 20) + room.libraries

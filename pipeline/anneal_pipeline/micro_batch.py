@@ -1,0 +1,204 @@
+"""How many sequences go through the model at once: by the memory plan, corrected by one pass.
+
+Decided before any weights are loaded, so that a job that cannot fit ends there, with the setting
+that would. Where the plan comes near to what there is, one pass over full rows is measured before
+training begins, and the plan set right by it. A run that is taken up again asks neither: it goes on
+with what its checkpoint says, so that it ends as the run that was never stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+
+from anneal_pipeline.checkpoint.store import SavedCheckpoint
+from anneal_pipeline.config.pipeline import PipelineConfig
+from anneal_pipeline.device import compute_dtype
+from anneal_pipeline.errors import DOES_NOT_FIT, UserError
+from anneal_pipeline.memory.allocator import return_freed_blocks
+from anneal_pipeline.memory.estimate import Estimate, Wish, estimate, planning
+from anneal_pipeline.memory.fit import PlanOf, Setting, choose
+from anneal_pipeline.memory.plan import size_text
+from anneal_pipeline.memory.room import Room, room_on_cpu
+from anneal_pipeline.memory.trace import Place, PlanUnknownError
+from anneal_pipeline.memory.trial import full_batch, measure_pass
+from anneal_pipeline.model.four_bit import BaseForm
+from anneal_pipeline.model.loading import trained_in
+from anneal_pipeline.observer import EVENT_MEMORY_PLANNED, EVENT_WARNING, Observer
+from anneal_pipeline.training.loss import LogitsPath
+from anneal_pipeline.training.memory import free_memory, is_out_of_memory
+from anneal_pipeline.training.ranks import Ranks
+from anneal_pipeline.training.state import read_config, read_state
+
+MEASURED_MARGIN = 0.05
+"""Left free once a pass was measured: rows of other lengths are laid out otherwise."""
+
+RoomOf = Callable[[Ranks], Room]
+
+
+def room_of_rank(ranks: Ranks) -> Room:
+    """What there is for this rank now; the ranks of a pod share its memory, each has its GPU."""
+    if ranks.device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(ranks.device)
+        return Room(limit=free, libraries=0)
+    return room_on_cpu(num_processes=ranks.world_size)
+
+
+@dataclass(kw_only=True)
+class MicroBatch:
+    """Found by the first rank for all."""
+
+    config: PipelineConfig
+    length: int
+    """Tokens of the longest sequence."""
+    ranks: Ranks
+    room_of: RoomOf
+    observer: Observer
+    is_short: bool = False
+    """Whether the plan takes so much that it should not be relied on alone."""
+    _found: Estimate | None = field(init=False, default=None)
+    _plan_of: PlanOf = field(init=False)
+
+    def of_checkpoint(self, saved: SavedCheckpoint) -> int | None:
+        """Sequences per forward pass of the run so far; None where the job asks for others now."""
+        state = read_state(saved.folder)
+        self._be_short(state.is_memory_short)
+        asked = read_config(saved.folder).get("training", {}).get("microBatchSize")
+        if asked != self.config.training.micro_batch_size:
+            return None
+        rows: int | None = state.facts.get("microBatchSize")
+        return rows
+
+    def plan(self, *, folder: Path, form: BaseForm) -> int:
+        """Sequences per forward pass; UserError where not even one fits."""
+        rows, is_short = self.ranks.share(lambda: self._planned(folder, form=form))
+        self._be_short(is_short)
+        return rows
+
+    def correct(self, path: LogitsPath, *, model: PeftModel) -> int | None:
+        """The same after a pass was measured; None where there was no need to."""
+        return self.ranks.share(lambda: self._corrected(path, model=model))
+
+    def _be_short(self, is_short: bool) -> None:  # a fact, its meaning is its name
+        self.is_short = is_short
+        if is_short and self.ranks.device.type == "cpu":
+            return_freed_blocks()
+
+    def _planned(self, folder: Path, *, form: BaseForm) -> tuple[int, bool]:
+        room, wish = self.room_of(self.ranks), self._wish
+        if room.free is None:
+            return wish.setting.rows, False
+        self._plan_of = planning(self.config, folder=folder, place=self._place(folder, form=form))
+        try:
+            found = estimate(wish, room=room, plan_of=self._plan_of)
+        except PlanUnknownError as error:
+            self._warn(f"{error}; going on with {wish.setting.rows} rows per forward pass")
+            return wish.setting.rows, False
+        if not found.fits:
+            raise UserError(DOES_NOT_FIT, found.refusal())
+        self._found = found
+        self._tell_plan(found)
+        return found.setting.rows, found.is_short
+
+    @property
+    def _wish(self) -> Wish:
+        return Wish.of(self.config, length=self.length, world_size=self.ranks.world_size)
+
+    def _place(self, folder: Path, *, form: BaseForm) -> Place:
+        compute = compute_dtype(
+            self.config.tuning.quantization.compute_dtype,
+            device=self.ranks.device,
+            trained_in=trained_in(folder),
+        )
+        on_gpu = self.ranks.device.type == "cuda"
+        return Place(compute=compute, in_4_bit=form.in_4_bit, on_gpu=on_gpu)
+
+    def _corrected(self, path: LogitsPath, *, model: PeftModel) -> int | None:
+        found = self._found
+        if found is None or not found.is_short:
+            return None
+        measured = self._measure(found.setting, path, model=model)
+        if measured is None:
+            return None
+        setting, taken = measured
+        planned = self._plan_of(setting).of_pass
+        # What ran out of memory is not tried again, whatever the figures say.
+        most = found.wanted if setting == found.setting else setting
+        choice = choose(
+            most,
+            share=self._wish.share,
+            may_lower=self._wish.may_lower,
+            room=found.room.free,
+            plan_of=lambda other: self._plan_of(other).with_pass_scaled(taken / planned),
+            margin=MEASURED_MARGIN,
+        )
+        self.observer.on_event(
+            EVENT_MEMORY_PLANNED,
+            f"A pass of {_rows(setting)} took {size_text(taken)} where {size_text(planned)} were "
+            f"planned: {choice.setting.rows} rows per forward pass",
+            {
+                "kind": "measured",
+                "microBatchSize": choice.setting.rows,
+                "measuredBytes": taken,
+                "plannedBytes": planned,
+            },
+        )
+        return choice.setting.rows
+
+    def _measure(
+        self, setting: Setting, path: LogitsPath, *, model: PeftModel
+    ) -> tuple[Setting, int] | None:
+        """The setting that went through, and its bytes; None where these cannot be measured."""
+        while True:
+            taken, ran_out = None, False
+            batch = full_batch(
+                rows=setting.rows,
+                length=setting.length,
+                is_packed=self.config.training.packing,
+                device=self.ranks.device,
+            )
+            try:
+                taken = measure_pass(path, batch, model=model)
+            except Exception as error:
+                fewer_may_do = setting.rows > 1 and self._wish.may_lower
+                if not (fewer_may_do and is_out_of_memory(error)):
+                    raise
+                ran_out = True
+            if not ran_out:
+                return None if taken is None else (setting, taken)
+            free_memory(self.ranks.device)
+            setting = replace(setting, rows=setting.rows // 2)
+
+    def _tell_plan(self, found: Estimate) -> None:
+        limit = found.room.limit or 0
+        if found.setting.rows < found.wanted.rows and self.config.training.micro_batch_size:
+            self._warn(
+                f"training.microBatchSize {found.wanted.rows} does not fit: going on with "
+                f"{found.setting.rows} rows per forward pass and more accumulation, the batch of "
+                f"{self.config.training.batch_size} and the number of steps stay"
+            )
+        self.observer.on_event(
+            EVENT_MEMORY_PLANNED,
+            f"A step of {_rows(found.setting)} needs about {size_text(found.needed)} of "
+            f"{size_text(limit)}",
+            {
+                "kind": "planned",
+                "microBatchSize": found.setting.rows,
+                "tokens": found.setting.length,
+                "limitBytes": limit,
+                "librariesBytes": found.room.libraries,
+                **{f"{name}Bytes": size for name, size in asdict(found.plan).items()},
+            },
+        )
+
+    def _warn(self, message: str) -> None:
+        self.observer.on_event(EVENT_WARNING, message, {"kind": "memory"})
+
+
+def _rows(setting: Setting) -> str:
+    rows = "1 row" if setting.rows == 1 else f"{setting.rows} rows"
+    return f"{rows} of up to {setting.length} tokens"

@@ -1,0 +1,266 @@
+"""The micro-batch comes from the memory plan, before loading, and one measured pass after it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tests.unit.pipeline.kit import RecordingObserver, make_config, run, sums, write_rows
+
+from anneal_pipeline import micro_batch
+from anneal_pipeline.config.pipeline import PipelineConfig
+from anneal_pipeline.errors import DOES_NOT_FIT, UserError
+from anneal_pipeline.memory.estimate import planning
+from anneal_pipeline.memory.fit import MARGIN, Setting
+from anneal_pipeline.memory.plan import MemoryPlan
+from anneal_pipeline.memory.room import Room
+from anneal_pipeline.memory.trace import Place
+from anneal_pipeline.micro_batch import MEASURED_MARGIN, RoomOf
+from anneal_pipeline.observer import EVENT_MEMORY_PLANNED, EVENT_WARNING
+from anneal_pipeline.stages import PipelineResult
+
+LIBRARIES = 500 << 20
+PLACE = Place(compute=torch.float32, in_4_bit=False, on_gpu=False)
+
+
+Start = Callable[..., PipelineResult]
+
+
+@dataclass
+class Listener(RecordingObserver):
+    """Keeps the facts of what was planned too."""
+
+    plans: list[dict[str, Any]] = field(default_factory=list)
+
+    def on_event(self, name: str, message: str, fields: Any) -> None:
+        super().on_event(name, message, fields)
+        if name == EVENT_MEMORY_PLANNED:
+            self.plans.append(dict(fields))
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    return write_rows(tmp_path / "rows.jsonl", sums(24))
+
+
+@pytest.fixture
+def start(model_dir: Path, rows: Path) -> Start:
+    return partial(run, model_dir=model_dir, rows=rows)
+
+
+@pytest.fixture(autouse=True)
+def tightened(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """How often the heap was held tight; really held so, it would slow the other tests down."""
+    calls: list[bool] = []
+    monkeypatch.setattr(micro_batch, "return_freed_blocks", lambda: calls.append(True))
+    return calls
+
+
+@pytest.fixture
+def longest(tmp_path: Path, start: Start) -> int:
+    """Tokens of the longest training row."""
+    observer = Listener()
+    plenty = room_of_bytes(1 << 40)
+    start(tmp_path / "probe", config_of(maxSteps=1), observer=observer, room_of=plenty)
+    return int(planned(observer)[0]["tokens"])
+
+
+def config_of(**training: Any) -> PipelineConfig:
+    return make_config(training=training)
+
+
+def room_of_bytes(free: int) -> RoomOf:
+    return lambda ranks: Room(limit=free + LIBRARIES, libraries=LIBRARIES)
+
+
+def room_for(rows: int, *, longest: int, model_dir: Path) -> RoomOf:
+    """Room in which the plan of so many rows leaves its margin, and that of more does not."""
+    return room_of_bytes(int(plan_of(rows, longest, model_dir).peak * (1 + MARGIN)) + 1)
+
+
+def plan_of(rows: int, longest: int, model_dir: Path) -> MemoryPlan:
+    plans = planning(config_of(), folder=model_dir, place=PLACE)
+    return plans(Setting(rows=rows, length=longest, checkpointing=True))
+
+
+def planned(observer: Listener, kind: str = "planned") -> list[dict[str, Any]]:
+    return [plan for plan in observer.plans if plan["kind"] == kind]
+
+
+def rows_taken(root: Path) -> int:
+    """As config.json of the output folder names it."""
+    written = json.loads((root / "out" / "config.json").read_text())
+    return int(written["training"]["microBatchSize"])
+
+
+def measuring(monkeypatch: pytest.MonkeyPatch, answers: Sequence[int | Exception | None]) -> None:
+    """Let passes take these bytes, one after another."""
+    left = list(answers)
+
+    def measure(*_: Any, **__: Any) -> int | None:
+        answer = left.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(micro_batch, "measure_pass", measure)
+
+
+def test_with_room_enough_the_usual_rows_are_taken_and_nothing_is_measured(
+    tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measuring(monkeypatch, [])
+    observer = Listener()
+    start(tmp_path, config_of(maxSteps=1), observer=observer, room_of=room_of_bytes(1 << 40))
+    (plan,) = planned(observer)
+    assert rows_taken(tmp_path) == plan["microBatchSize"] == 4
+    assert plan["activationsBytes"] > 0
+    assert plan["limitBytes"] == (1 << 40) + LIBRARIES
+
+
+def test_little_room_takes_fewer_rows_for_the_same_batch(
+    tmp_path: Path, model_dir: Path, start: Start, longest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measuring(monkeypatch, [None])
+    room = room_for(2, longest=longest, model_dir=model_dir)
+    observer = Listener()
+    few = start(tmp_path / "few", config_of(), observer=observer, room_of=room)
+    many = start(tmp_path / "many", config_of())
+    assert rows_taken(tmp_path / "few") == 2
+    assert rows_taken(tmp_path / "many") == 4
+    assert few.total_steps == many.total_steps
+    assert few.tuned_metrics["loss"] == pytest.approx(many.tuned_metrics["loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize("want", [4, 2, 1])
+def test_one_measured_pass_corrects_the_plan(
+    tmp_path: Path,
+    model_dir: Path,
+    start: Start,
+    longest: int,
+    want: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Planned are two rows; the pass of two takes so much that `want` rows just leave the rest."""
+    plan, target = (plan_of(number, longest, model_dir) for number in (2, want))
+    free = int(plan.peak * (1 + MARGIN)) + 1
+    for_passes = free / (1 + MEASURED_MARGIN) - (target.peak - target.of_pass)
+    taken = int(plan.of_pass * for_passes / target.of_pass) - 16
+    measuring(monkeypatch, [taken])
+    observer = Listener()
+    start(
+        tmp_path,
+        config_of(maxSteps=1),
+        observer=observer,
+        room_of=room_of_bytes(free),
+    )
+    (measured,) = planned(observer, "measured")
+    assert measured["measuredBytes"] == taken
+    assert rows_taken(tmp_path) == measured["microBatchSize"] == want
+
+
+def test_a_pass_that_runs_out_of_memory_is_tried_with_half_the_rows_and_not_again(
+    tmp_path: Path, model_dir: Path, start: Start, longest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measuring(monkeypatch, [MemoryError(), 1])
+    start(
+        tmp_path, config_of(maxSteps=1), room_of=room_for(2, longest=longest, model_dir=model_dir)
+    )
+    assert rows_taken(tmp_path) == 1
+
+
+def test_a_real_pass_is_measured_and_leaves_no_trace_in_what_is_learnt(
+    tmp_path: Path, model_dir: Path, start: Start, longest: int
+) -> None:
+    """Dropout is on: a pass that took random numbers of the run would change its weights."""
+    config = make_config(
+        tuning={"lora": {"rank": 4, "alpha": 8.0, "dropout": 0.2}},
+        training={"microBatchSize": 2},
+    )
+    observer = Listener()
+    tight = room_for(2, longest=longest, model_dir=model_dir)
+    start(tmp_path / "measured", config, observer=observer, room_of=tight)
+    start(tmp_path / "plain", config)
+    (measured,) = planned(observer, "measured")
+    assert measured["measuredBytes"] > 0
+    assert measured["microBatchSize"] == 2
+    weights = [adapter_of(tmp_path / name) for name in ("measured", "plain")]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_what_cannot_fit_ends_before_any_weights_are_read(
+    tmp_path: Path, model_dir: Path, start: Start
+) -> None:
+    hollow = tmp_path / "hollow"
+    shutil.copytree(model_dir, hollow)
+    (hollow / "model.safetensors").write_bytes(b"no weights at all")
+    with pytest.raises(UserError, match="The run does not fit: it needs about") as refused:
+        start(tmp_path, config_of(), model_dir=hollow, room_of=room_of_bytes(1 << 20))
+    assert refused.value.reason == DOES_NOT_FIT
+
+
+def test_a_micro_batch_that_was_asked_for_is_lowered_and_that_is_said(
+    tmp_path: Path, model_dir: Path, start: Start, longest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measuring(monkeypatch, [None])
+    observer = Listener()
+    start(
+        tmp_path,
+        config_of(maxSteps=1, microBatchSize=4),
+        observer=observer,
+        room_of=room_for(2, longest=longest, model_dir=model_dir),
+    )
+    assert rows_taken(tmp_path) == 2
+    assert any(
+        name == EVENT_WARNING
+        and message
+        == "training.microBatchSize 4 does not fit: going on with 2 rows per forward "
+        "pass and more accumulation, the batch of 4 and the number of steps stay"
+        for name, message in observer.events
+    )
+
+
+def test_without_recovery_it_is_never_lowered(tmp_path: Path, start: Start) -> None:
+    config = config_of(microBatchSize=4, recovery={"oom": "fail"})
+    with pytest.raises(UserError, match="with 4 rows of up to"):
+        start(tmp_path, config, room_of=room_of_bytes(1 << 20))
+
+
+def test_a_resumed_run_keeps_its_rows_whatever_room_there_is_now(
+    tmp_path: Path,
+    model_dir: Path,
+    start: Start,
+    longest: int,
+    monkeypatch: pytest.MonkeyPatch,
+    tightened: list[bool],
+) -> None:
+    measuring(monkeypatch, [None, None])
+    tight = room_for(2, longest=longest, model_dir=model_dir)
+    config = config_of()
+    start(tmp_path / "whole", config, room_of=tight)
+    stopped = start(tmp_path / "stopped", config, room_of=tight, observer=Listener(stop_at=3))
+    assert stopped.interrupted
+    assert len(tightened) == 2
+    observer = Listener()
+    start(
+        tmp_path / "stopped", config, attempt=2, observer=observer, room_of=room_of_bytes(1 << 40)
+    )
+    assert not planned(observer)
+    assert len(tightened) == 3
+    assert rows_taken(tmp_path / "stopped") == 2
+    weights = [adapter_of(tmp_path / name) for name in ("whole", "stopped")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def adapter_of(root: Path) -> dict[str, torch.Tensor]:
+    folder = root / "out" / "artifacts" / "adapter"
+    return load_file(folder / "adapter_model.safetensors")
