@@ -110,7 +110,8 @@ def _alternate(
     for number in range(1, options.runs + 1):
         for name in found:
             began = time.monotonic()
-            seeded = {**task, "seed": number}  # so that the losses show their own spread
+            # Another seed each, so that the losses show their own spread.
+            seeded = {**task, "seed": task["seed"] + number}
             run = _run(*sides[name], task=seeded, folder=folder / f"{name}-{number}")
             found[name].append(run)
             print(
@@ -170,7 +171,7 @@ def _task(options: argparse.Namespace, *, device: str, folder: Path) -> dict[str
         "microBatchSize": options.micro_batch_size,
         "sequenceLength": options.sequence_length,
         "learningRate": LEARNING_RATE,
-        "seed": 0,
+        "seed": options.seed,
         "prepared": str(folder / "rows/data"),
         "train": str(folder / "train.json"),
         "heldOut": str(folder / "held-out.json"),
@@ -210,6 +211,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--sides", nargs="+", choices=("ours", "trl"), default=("ours", "trl"))
     add("--variant", choices=VARIANTS, default="default")
     add("--runs", type=int, default=2, help="runs of each side (default: %(default)s)")
+    add("--seed", type=int, default=0, help="added to the number of each run")
     add("--steps", type=int, default=10, help="optimiser steps of a run (default: %(default)s)")
     add("--warmup-steps", type=int, default=2, help="not timed (default: %(default)s)")
     add("--rows", type=int, help="training rows (default: one epoch)")

@@ -17,6 +17,7 @@ from training_meter import Measured, Meter, held_out_loss, read_rows
 from anneal_pipeline.checkpoint.local import LocalFolder
 from anneal_pipeline.checkpoint.store import CheckpointStore
 from anneal_pipeline.config.pipeline import PipelineConfig
+from anneal_pipeline.memory.room import Room
 from anneal_pipeline.observer import NullObserver, StepReport
 from anneal_pipeline.opening import Inputs
 from anneal_pipeline.run import open_run
@@ -62,6 +63,8 @@ def main(task: dict[str, Any]) -> None:
                 ),
                 observer=StepEnds(meter),
                 ranks=Ranks(rank=0, world_size=1, device=torch.device(task["device"])),
+                # Both sides take the micro-batch they are told.
+                room_of=lambda ranks: Room(limit=None, libraries=0),
                 clock=time.monotonic,
             )
         )
