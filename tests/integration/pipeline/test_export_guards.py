@@ -46,7 +46,7 @@ def lose_a_tensor(folder: Path, **options: Any) -> None:
         pytest.param(
             poison_a_weight,
             r"1 of 28 adapter tensors hold NaN .* nothing is exported.* the next attempt",
-            id="all-NaN adapter saved as success",
+            id="a number that is none",
         ),
         pytest.param(
             damage_the_file,
@@ -69,6 +69,7 @@ def test_what_is_not_what_was_trained_is_not_published_and_the_next_attempt_does
     damage: Damage,
     said: str,
 ) -> None:
+    """Pitfall: all-NaN adapter saved as success."""
     rows = kit.write_rows(tmp_path / "rows.jsonl", kit.sums(20))
     config = kit.make_config(
         training={"maxSteps": 2}, evaluation={"baseline": False, "numGenerations": 0}
