@@ -17,7 +17,7 @@ from anneal_pipeline.evaluation.perplexity import LOSS, RESPONSE_PERPLEXITY, Eva
 from anneal_pipeline.evaluation.questions import Question, question_of_prompt, question_of_row
 from anneal_pipeline.evaluation.report import BASE, TUNED, AnswerPair, ComparisonReport
 from anneal_pipeline.model.beginning import base_alone
-from anneal_pipeline.observer import STAGE_EVALUATION, EvaluationReport, Observer
+from anneal_pipeline.observer import STAGE_EVALUATION, Observer
 from anneal_pipeline.training.positions import learned_positions
 from anneal_pipeline.training.state import Evaluated, RunState
 
@@ -48,16 +48,9 @@ class Comparison:
         done = Evaluated(step=step, subject=subject, split=split, metrics=measured.metrics)
         state.evaluations.append(done)
         if self.evaluator.ranks.is_first:
+            seconds = self.clock() - began
             self.observer.on_evaluation(
-                EvaluationReport(
-                    step=step,
-                    subject=subject,
-                    split=split,
-                    metrics=measured.metrics,
-                    num_rows=measured.num_rows,
-                    num_tokens=measured.num_tokens,
-                    seconds=self.clock() - began,
-                )
+                measured.report(step=step, subject=subject, split=split, seconds=seconds)
             )
         return True
 
