@@ -22,15 +22,6 @@ STAGE_TRAINING_EVALUATION = "training-evaluation"
 """An evaluation between training steps; the training stage goes on after it."""
 STAGE_EVALUATION = "evaluation"
 STAGE_EXPORT = "export"
-STAGES = (
-    STAGE_DATA,
-    STAGE_MODEL,
-    STAGE_BASELINE,
-    STAGE_TRAINING,
-    STAGE_EVALUATION,
-    STAGE_EXPORT,
-)
-"""In the order they run; `STAGE_TRAINING_EVALUATION` comes and goes within training."""
 
 EVENT_WARNING = "warning"
 EVENT_RESUMED = "resumed"

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from anneal_pipeline.evaluation.compare import Comparison
+from anneal_pipeline.evaluation.questions import check_prompts
 from anneal_pipeline.evaluation.report import BASE, TUNED
 from anneal_pipeline.export.adapter import verify_adapter, write_adapter, write_artifact_manifest
 from anneal_pipeline.model.adapters import kept_parameters
@@ -21,7 +22,7 @@ from anneal_pipeline.observer import (
 from anneal_pipeline.opening import Inputs, Opened, open_inputs
 from anneal_pipeline.training.loop import Trainer
 from anneal_pipeline.training.memory import RowLimit
-from anneal_pipeline.training.positions import check_lengths
+from anneal_pipeline.training.positions import check_lengths, learned_positions
 from anneal_pipeline.training.saver import Saver
 from anneal_pipeline.training.schedule import learning_rate
 from anneal_pipeline.training.state import RunState
@@ -125,9 +126,17 @@ class Run:
 
 
 def _check_rows(opened: Opened) -> None:
-    """Whether the model can take them at all, and has what it is to learn from them."""
+    """Whether the model can take them at all, and has what it is to learn from them.
+
+    The job's own prompts come after training, and are looked at now.
+    """
     model, splits = opened.tuned.model, opened.data.splits.values()
     check_token_ids(splits, num_embeddings=model.get_input_embeddings().weight.shape[0])
+    check_prompts(
+        opened.inputs.config.evaluation.prompts,
+        tokenizer=opened.tokenizer,
+        num_positions=learned_positions(model),
+    )
     tokens = list(opened.inputs.config.tuning.new_tokens)
     ids = dict(zip(tokens, opened.tokenizer.convert_tokens_to_ids(tokens), strict=True))
     for warning in (

@@ -16,7 +16,6 @@ from rich.console import Console
 from anneal_pipeline.errors import UserError
 
 EXIT_FAILURE = 1
-EXIT_USAGE = 2
 EXIT_USER = 65
 
 

@@ -66,10 +66,9 @@ TRAINER_REASON_DOCS: dict[str, ReasonDoc] = {
         remedy="See the message.",
     ),
     "DoesNotFit": _doc(
-        "The run needs more memory than there is.",
+        "The run needs more memory than there is: of the GPU, or on CPUs of the pod.",
         who=USER,
-        remedy="Lower training.microBatchSize or sequenceLength, raise compute.memory, or use a "
-        "larger GPU.",
+        remedy="Change what the message names, or give the run a larger GPU or more memory.",
     ),
     "RunChanged": _doc(
         "The output folder belongs to a run with another model, data or method.",

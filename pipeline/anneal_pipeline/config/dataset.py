@@ -57,9 +57,12 @@ class SplitConfig(Schema):
         CelRule(
             rule="self.train + self.validation + self.test > 0.999999"
             " && self.train + self.validation + self.test < 1.000001",
-            message="train, validation and test must add up to 1",
+            message="train, validation and test must add up to 1; change one of them",
         ),
-        CelRule(rule="self.train > 0.0", message="train must be greater than 0"),
+        CelRule(
+            rule="self.train > 0.0",
+            message="train must be greater than 0; leave it a share of the rows",
+        ),
     )
 
     train: Share = 0.9
@@ -81,10 +84,11 @@ class SplitConfig(Schema):
         if abs(total - 1.0) > SPLIT_SUM_TOLERANCE:
             raise ValueError(
                 "train, validation and test must add up to 1, "
-                f"got {self.train} + {self.validation} + {self.test} = {total:g}"
+                f"got {self.train} + {self.validation} + {self.test} = {total:g}; change one of "
+                "them"
             )
         if self.train == 0.0:
-            raise ValueError("train must be greater than 0")
+            raise ValueError("train must be greater than 0, got 0; leave it a share of the rows")
         return self
 
 
@@ -94,7 +98,7 @@ class FiltersConfig(Schema):
     cel_rules: ClassVar[tuple[CelRule, ...]] = (
         CelRule(
             rule="!has(self.maxTokens) || self.maxTokens >= self.minTokens",
-            message="maxTokens must not be less than minTokens",
+            message="maxTokens must not be less than minTokens; raise it or lower minTokens",
         ),
     )
 
@@ -116,7 +120,8 @@ class FiltersConfig(Schema):
     def _bounds_in_order(self) -> Self:
         if self.max_tokens is not None and self.max_tokens < self.min_tokens:
             raise ValueError(
-                f"maxTokens ({self.max_tokens}) must not be less than minTokens ({self.min_tokens})"
+                f"maxTokens ({self.max_tokens}) must not be less than minTokens "
+                f"({self.min_tokens}); raise it or lower minTokens"
             )
         return self
 
@@ -136,11 +141,13 @@ class DatasetConfig(Schema):
     cel_rules: ClassVar[tuple[CelRule, ...]] = (
         CelRule(
             rule="has(self.uri) != has(self.files)",
-            message="set exactly one of uri and files",
+            message="set exactly one of uri and files: uri for one file or folder that is split "
+            "here, files for what is split already",
         ),
         CelRule(
             rule="!(has(self.split) && has(self.files))",
-            message="split and files exclude each other: an existing split is kept as it is",
+            message="split and files exclude each other: an existing split is kept as it is; "
+            "remove split, or give all rows in uri",
         ),
         CelRule(
             rule=f"has(self.revision) || !({_ON_THE_HUB})",
@@ -190,10 +197,15 @@ class DatasetConfig(Schema):
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if (self.uri is None) == (self.files is None):
-            raise ValueError("set exactly one of uri and files")
+            got = "both" if self.uri is not None else "neither"
+            raise ValueError(
+                f"set exactly one of uri and files, got {got}: uri for one file or folder that is "
+                "split here, files for what is split already"
+            )
         if self.split is not None and self.files is not None:
             raise ValueError(
-                "split and files exclude each other: an existing split is kept as it is"
+                "split and files exclude each other, got both: an existing split is kept as it is; "
+                "remove split, or give all rows in uri"
             )
         return self
 

@@ -43,15 +43,16 @@ class TrainingConfig(Schema):
     cel_rules: ClassVar[tuple[CelRule, ...]] = (
         CelRule(
             rule="!(has(self.epochs) && has(self.maxSteps))",
-            message="epochs and maxSteps exclude each other",
+            message="epochs and maxSteps exclude each other; remove one of them",
         ),
         CelRule(
             rule="!(has(self.warmupSteps) && has(self.warmupRatio))",
-            message="warmupSteps and warmupRatio exclude each other",
+            message="warmupSteps and warmupRatio exclude each other; remove one of them",
         ),
         CelRule(
             rule="!has(self.microBatchSize) || self.microBatchSize <= self.batchSize",
-            message="microBatchSize must not be greater than batchSize",
+            message="microBatchSize must not be greater than batchSize; lower it or raise "
+            "batchSize",
         ),
     )
 
@@ -111,14 +112,17 @@ class TrainingConfig(Schema):
     def _one_of_each(self) -> Self:
         if self.epochs is not None and self.max_steps is not None:
             raise ValueError(
-                "epochs and maxSteps exclude each other; remove one of them (locally: --set "
-                "training.epochs=null)"
+                f"epochs ({self.epochs:g}) and maxSteps ({self.max_steps}) exclude each other; "
+                "remove one of them (locally: --set training.epochs=null)"
             )
         if self.warmup_steps is not None and self.warmup_ratio is not None:
-            raise ValueError("warmupSteps and warmupRatio exclude each other")
+            raise ValueError(
+                f"warmupSteps ({self.warmup_steps}) and warmupRatio ({self.warmup_ratio:g}) "
+                "exclude each other; remove one of them"
+            )
         if self.micro_batch_size is not None and self.micro_batch_size > self.batch_size:
             raise ValueError(
                 f"microBatchSize ({self.micro_batch_size}) must not be greater than batchSize "
-                f"({self.batch_size})"
+                f"({self.batch_size}); lower it or raise batchSize"
             )
         return self

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Self, TextIO
+from typing import Any, BinaryIO, Self, TextIO
 
 import numpy as np
 import torch
@@ -107,14 +108,8 @@ def read_split(folder: Path) -> PreparedSplit:
     return PreparedSplit(**load_file(folder / TOKENS_NAME))
 
 
-def read_messages(folder: Path, *, limit: int) -> list[list[dict[str, str]]]:
-    """The messages of the first rows of a split; rows of plain text have none."""
-    found: list[list[dict[str, str]]] = []
+def read_rows(folder: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a split as they were written, with `messages` (and `tools`) or `text`."""
     with (folder / ROWS_NAME).open(encoding="utf-8") as file:
         for line in file:
-            if len(found) == limit:
-                break
-            messages = json.loads(line).get("messages")
-            if messages is not None:
-                found.append(messages)
-    return found
+            yield json.loads(line)

@@ -24,7 +24,10 @@ PLAIN_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] == 'system' %}{{ message['content'] }}\n\n"
     "{% elif message['role'] == 'user' %}### Instruction:\n{{ message['content'] }}\n\n"
-    "{% else %}### Response:\n{{ message['content'] }}{{ eos_token }}\n\n{% endif %}"
+    "{% elif message['role'] == 'assistant' %}### Response:\n"
+    "{{ message['content'] }}{{ eos_token }}\n\n"
+    "{% else %}{{ raise_exception('the plain instruction style has no place for the role ' "
+    "+ message['role']) }}{% endif %}"
     "{% endfor %}"
     "{% if add_generation_prompt %}### Response:\n{% endif %}"
 )

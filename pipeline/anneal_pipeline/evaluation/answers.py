@@ -1,4 +1,4 @@
-"""Prompts answered greedily, by the base and by the tuned model, for people to read."""
+"""Questions answered greedily, by the base and by the tuned model, for people to read."""
 
 from __future__ import annotations
 
@@ -10,33 +10,12 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
 
-from anneal_pipeline.data.conversation import ASSISTANT
-from anneal_pipeline.data.template import render_prompt
+from anneal_pipeline.errors import DOES_NOT_FIT, UserError
+from anneal_pipeline.evaluation.questions import Question, text_of
+from anneal_pipeline.training.memory import RowLimit, free_memory, is_out_of_memory
+from anneal_pipeline.training.positions import learned_positions
 
 MAX_NEW_TOKENS = 96
-
-
-@dataclass(frozen=True, kw_only=True)
-class Question:
-    """A conversation up to the answer that is asked for."""
-
-    messages: list[dict[str, str]]
-    reference: str | None = None
-    """The answer the held-out row gives; none for the job's own prompts."""
-
-    @property
-    def prompt(self) -> str:
-        return self.messages[-1]["content"]
-
-
-def question_of_prompt(prompt: str) -> Question:
-    return Question(messages=[{"role": "user", "content": prompt}])
-
-
-def question_of_row(messages: list[dict[str, str]]) -> Question:
-    """The last answer of a held-out row becomes the reference."""
-    last = max(i for i, message in enumerate(messages) if message["role"] == ASSISTANT)
-    return Question(messages=messages[:last], reference=messages[last]["content"])
 
 
 class _AskedToStop(StoppingCriteria):  # type: ignore[misc]  # transformers is partly untyped
@@ -48,48 +27,105 @@ class _AskedToStop(StoppingCriteria):  # type: ignore[misc]  # transformers is p
         return torch.full((input_ids.shape[0],), stop, device=input_ids.device, dtype=torch.bool)
 
 
-def answer(
-    model: PeftModel,
-    tokenizer: PreTrainedTokenizerBase,
-    questions: Sequence[Question],
-    *,
-    stop_ids: Sequence[int],
-    should_stop: Callable[[], bool],
-    max_new_tokens: int = MAX_NEW_TOKENS,
-) -> list[str]:
-    """Answer all questions in one batch, padded on the left."""
-    if not questions:
-        return []
-    rows = [
-        tokenizer(render_prompt(tokenizer, q.messages), add_special_tokens=False)["input_ids"]
-        for q in questions
-    ]
-    length = max(len(row) for row in rows)
-    pad = int(tokenizer.pad_token_id)
-    ids = torch.tensor([[pad] * (length - len(row)) + row for row in rows], device=model.device)
-    mask = torch.tensor(
-        [[0] * (length - len(row)) + [1] * len(row) for row in rows], device=model.device
-    )
-    was_training = model.training
-    model.eval()
-    with torch.no_grad():
-        output = model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            do_sample=False,
-            temperature=None,
-            top_p=None,
-            top_k=None,
-            max_new_tokens=max_new_tokens,
-            eos_token_id=list(stop_ids),
-            pad_token_id=pad,
-            use_cache=True,
-            stopping_criteria=StoppingCriteriaList([_AskedToStop(should_stop)]),
-        )
-    model.train(was_training)
-    return [_text(tokenizer, row, stop_ids=stop_ids) for row in output[:, length:].tolist()]
+@dataclass(frozen=True, kw_only=True)
+class Answerer:
+    """Answers with the model as it is at the moment: adapters on or off is the caller's."""
 
+    model: PeftModel
+    tokenizer: PreTrainedTokenizerBase
+    stop_ids: Sequence[int]
+    limit: RowLimit
+    """Questions at once; lowered where memory runs out."""
+    should_stop: Callable[[], bool]
+    on_progress: Callable[[int], None]
+    """Called with the questions answered so far."""
+    on_halved: Callable[[int], None]
+    """Called with the questions at once after memory ran out."""
+    max_new_tokens: int = MAX_NEW_TOKENS
 
-def _text(tokenizer: PreTrainedTokenizerBase, ids: list[int], *, stop_ids: Sequence[int]) -> str:
-    end = next((i for i, token in enumerate(ids) if token in stop_ids), len(ids))
-    return str(tokenizer.decode(ids[:end], skip_special_tokens=True)).strip()
+    def answer(self, questions: Sequence[Question]) -> list[str] | None:
+        """One text for each, in their order; None if asked to stop on the way."""
+        asked = [question.tokens(self.tokenizer) for question in questions]
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                written = self._written(asked)
+        finally:
+            self.model.train(was_training)
+        if written is None:
+            return None
+        return [
+            text_of(
+                written[number],
+                self.tokenizer,
+                stop_ids=self.stop_ids,
+                shows_marks=question.shows_marks,
+            )
+            for number, question in enumerate(questions)
+        ]
+
+    def _written(self, asked: Sequence[list[int]]) -> dict[int, list[int]] | None:
+        """Token ids of every answer, by its place; the longest prompts come first."""
+        positions = learned_positions(self.model)
+        left = sorted(range(len(asked)), key=lambda number: -len(asked[number]))
+        written: dict[int, list[int]] = {}
+        while left:
+            part, length = left[: self.limit.rows], len(asked[left[0]])
+            room = self.max_new_tokens if positions is None else positions - length
+            if room < self.max_new_tokens:
+                part = part[:1]  # the others need not be cut short with it
+            prompts = [asked[number] for number in part]
+            answers = self._generate(prompts, num_new=min(room, self.max_new_tokens))
+            if self.should_stop():
+                return None
+            if answers is None:
+                self._lower(num_prompts=len(part), length=length)
+                continue
+            written |= dict(zip(part, answers, strict=True))
+            left = left[len(part) :]
+            self.on_progress(len(written))
+        return written
+
+    def _generate(self, prompts: Sequence[list[int]], *, num_new: int) -> list[list[int]] | None:
+        """New ids for all prompts in one batch, padded on the left; None if memory ran out."""
+        length = max(len(row) for row in prompts)
+        pad = int(self.tokenizer.pad_token_id)
+        rows = [[pad] * (length - len(row)) + row for row in prompts]
+        mask = [[0] * (length - len(row)) + [1] * len(row) for row in prompts]
+        device = self.model.device
+        try:
+            output = self.model.generate(
+                input_ids=torch.tensor(rows, device=device),
+                attention_mask=torch.tensor(mask, device=device),
+                do_sample=False,
+                temperature=None,
+                top_p=None,
+                top_k=None,
+                max_new_tokens=num_new,
+                eos_token_id=list(self.stop_ids),
+                pad_token_id=pad,
+                use_cache=True,
+                stopping_criteria=StoppingCriteriaList([_AskedToStop(self.should_stop)]),
+            )
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return None
+        new: list[list[int]] = output[:, length:].tolist()
+        return new
+
+    def _lower(self, *, num_prompts: int, length: int) -> None:
+        free_memory(self.model.device)
+        if not self.limit.halve(rows=num_prompts):
+            raise UserError(
+                DOES_NOT_FIT,
+                f"Memory ran out in the evaluation, over the answers to {num_prompts} "
+                f"{'prompt' if num_prompts == 1 else 'prompts'} of up to {length} tokens; "
+                + (
+                    "set training.recovery.oom to recover"
+                    if num_prompts > 1
+                    else "shorten evaluation.prompts, or set evaluation.numGenerations to 0"
+                ),
+            )
+        self.on_halved(self.limit.rows)

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
 from anneal_pipeline.config.pipeline import PipelineConfig
 from anneal_pipeline.data.prepare import PreparedData
-from anneal_pipeline.data.prepared import read_messages
-from anneal_pipeline.evaluation.answers import (
-    Question,
-    answer,
-    question_of_prompt,
-    question_of_row,
-)
+from anneal_pipeline.data.prepared import read_rows
+from anneal_pipeline.evaluation.answers import Answerer
 from anneal_pipeline.evaluation.perplexity import LOSS, RESPONSE_PERPLEXITY, Evaluator
+from anneal_pipeline.evaluation.questions import Question, question_of_prompt, question_of_row
 from anneal_pipeline.evaluation.report import BASE, TUNED, AnswerPair, ComparisonReport
 from anneal_pipeline.model.beginning import base_alone
-from anneal_pipeline.observer import EvaluationReport, Observer
+from anneal_pipeline.observer import STAGE_EVALUATION, Observer
+from anneal_pipeline.training.positions import learned_positions
 from anneal_pipeline.training.state import Evaluated, RunState
 
 
@@ -50,16 +48,9 @@ class Comparison:
         done = Evaluated(step=step, subject=subject, split=split, metrics=measured.metrics)
         state.evaluations.append(done)
         if self.evaluator.ranks.is_first:
+            seconds = self.clock() - began
             self.observer.on_evaluation(
-                EvaluationReport(
-                    step=step,
-                    subject=subject,
-                    split=split,
-                    metrics=measured.metrics,
-                    num_rows=measured.num_rows,
-                    num_tokens=measured.num_tokens,
-                    seconds=self.clock() - began,
-                )
+                measured.report(step=step, subject=subject, split=split, seconds=seconds)
             )
         return True
 
@@ -74,36 +65,63 @@ class Comparison:
         return {name: done.metrics[name] for name in dict.fromkeys(wanted) if name in done.metrics}
 
     def questions(self) -> list[Question]:
+        """The job's own prompts, and the first held-out rows that leave room for an answer."""
         asked = [question_of_prompt(prompt) for prompt in self.config.evaluation.prompts]
-        if self.data.held_out is None:
-            return asked
-        folder = self.data.folder / self.data.held_out
-        rows = read_messages(folder, limit=self.config.evaluation.num_generations)
-        return asked + [question_of_row(messages) for messages in rows]
+        return asked + list(islice(self._held_out(), self.config.evaluation.num_generations))
 
-    def answers(self) -> tuple[AnswerPair, ...]:
-        """Every question answered by tuned and, with a baseline, by base."""
-        questions = self.questions()
-        tuned = self._answer(questions)
-        base: list[str | None] = [None] * len(questions)
-        if self.config.evaluation.baseline:
+    def _held_out(self) -> Iterator[Question]:
+        """Rows of plain text ask nothing; what was cut for training may not fit as a whole."""
+        if self.data.held_out is None:
+            return
+        room = self.config.training.sequence_length
+        positions = learned_positions(self.evaluator.model)
+        room = room if positions is None else min(room, positions)
+        for row in read_rows(self.data.folder / self.data.held_out):
+            if "messages" not in row:
+                continue
+            question = question_of_row(
+                row, self.tokenizer, stop_ids=self.data.report.stop_token_ids
+            )
+            if len(question.tokens(self.tokenizer)) < room:
+                yield question
+
+    def answers(self) -> tuple[AnswerPair, ...] | None:
+        """Every question answered by tuned and, with a baseline, by base; None if stopped."""
+        questions, with_base = self.questions(), self.config.evaluation.baseline
+        total = len(questions) * (2 if with_base else 1)
+        base: Sequence[str | None] | None = [None] * len(questions)
+        tuned = self._answerer(done=0, total=total).answer(questions)
+        if tuned is not None and with_base:
             with base_alone(self.evaluator.model):
-                base = list(self._answer(questions))
+                base = self._answerer(done=len(questions), total=total).answer(questions)
+        if tuned is None or base is None:
+            return None
         return tuple(
             AnswerPair(prompt=q.prompt, reference=q.reference, base=b, tuned=t)
             for q, b, t in zip(questions, base, tuned, strict=True)
         )
 
-    def _answer(self, questions: list[Question]) -> list[str]:
-        return answer(
-            self.evaluator.model,
-            self.tokenizer,
-            questions,
+    def _answerer(self, *, done: int, total: int) -> Answerer:
+        def report(answered: int) -> None:
+            self.observer.on_stage(
+                STAGE_EVALUATION, done=done + answered, total=total, unit="answers"
+            )
+
+        return Answerer(
+            model=self.evaluator.model,
+            tokenizer=self.tokenizer,
             stop_ids=self.data.report.stop_token_ids,
+            limit=self.evaluator.limit,
             should_stop=self.observer.should_stop,
+            on_progress=report,
+            on_halved=self.evaluator.on_halved,
         )
 
-    def write_report(self, folder: Path, *, state: RunState) -> ComparisonReport:
+    def write_report(self, folder: Path, *, state: RunState) -> None:
+        """Answer the questions and write what was found; nothing if asked to stop on the way."""
+        answers = self.answers()
+        if answers is None:
+            return
         split = self.data.held_out
         watched = [e for e in state.evaluations if e.subject == TUNED]
         report = ComparisonReport(
@@ -113,9 +131,8 @@ class Comparison:
             num_tokens=self.data.report.splits[split].num_response_tokens if split else 0,
             base=self.metrics(BASE, state=state),
             tuned=self.metrics(TUNED, state=state),
-            answers=self.answers(),
+            answers=answers,
             losses=tuple(state.curve),
             evaluations=tuple((e.step, e.metrics[LOSS]) for e in watched),
         )
         report.write(folder)
-        return report

@@ -11,6 +11,7 @@ from peft import PeftModel
 
 from anneal_pipeline.data.prepared import PreparedSplit
 from anneal_pipeline.errors import DOES_NOT_FIT, UserError
+from anneal_pipeline.observer import EvaluationReport
 from anneal_pipeline.training.batches import Batch, collate, micro_batches
 from anneal_pipeline.training.loss import LogitsPath, sum_of_losses
 from anneal_pipeline.training.memory import RowLimit, free_memory, is_out_of_memory
@@ -33,6 +34,17 @@ class SplitMetrics:
     num_rows: int
     num_tokens: int
     """Tokens the response metrics are over."""
+
+    def report(self, *, step: int, subject: str, split: str, seconds: float) -> EvaluationReport:
+        return EvaluationReport(
+            step=step,
+            subject=subject,
+            split=split,
+            metrics=self.metrics,
+            num_rows=self.num_rows,
+            num_tokens=self.num_tokens,
+            seconds=seconds,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -46,7 +46,9 @@ def write_adapter(
     if broken:
         raise ExportError(
             f"{len(broken)} of {len(weights)} adapter tensors hold NaN or infinity, first "
-            f"{broken[0]}; nothing is exported"
+            f"{broken[0]}; nothing is exported. Training had finite numbers, so suspect the memory "
+            "or processor of this node: the next attempt takes the weights from the last good "
+            "checkpoint; if it ends here too, run the job on another node"
         )
     save_file(weights, folder / WEIGHTS_NAME, metadata={"format": "pt"})
     _write_config(folder, model=model, base=base)
@@ -135,7 +137,9 @@ def verify_adapter(folder: Path, *, model: PeftModel, ids: torch.Tensor) -> None
     if not is_exact and not difference <= _TOLERANCE * float(want.abs().max().clamp(min=1.0)):
         raise ExportError(
             f"The exported adapter gives other logits than the trained one (largest difference "
-            f"{difference:.3g}); it is not published"
+            f"{difference:.3g}); it is not published. The next attempt writes it anew from the "
+            "last good checkpoint; if it ends here too, look at the disk of this node, and report "
+            "the model's architecture and the tuning section as a fault of the export"
         )
 
 

@@ -42,7 +42,11 @@ def find_packaged_gguf(package: str = SMOLLM2_PACKAGE) -> Path:
     for file in carried:
         if file.suffix == ".gguf":
             return Path(str(file.locate()))
-    raise UserError(MODEL_NOT_FOUND, f"Python package {package} carries no GGUF file")
+    raise UserError(
+        MODEL_NOT_FOUND,
+        f"Python package {package} carries no GGUF file among its {len(carried)} files; install "
+        "another version of it, or give the path of a GGUF file",
+    )
 
 
 def import_gguf(source: Path, target: Path) -> Path:
@@ -50,7 +54,11 @@ def import_gguf(source: Path, target: Path) -> Path:
     if (target / "config.json").is_file():
         return target
     if not source.is_file():
-        raise UserError(MODEL_NOT_FOUND, f"There is no GGUF file at {source}")
+        found = "a folder" if source.is_dir() else "nothing"
+        raise UserError(
+            MODEL_NOT_FOUND,
+            f"There is no GGUF file at {source}, but {found}; give the path of a .gguf file",
+        )
     with source.open("rb") as file:
         magic = file.read(len(_MAGIC))
     if magic != _MAGIC:
@@ -74,7 +82,9 @@ def _convert(source: Path, target: Path) -> None:
     if not isinstance(loaded, LlamaForCausalLM):
         raise UserError(
             MODEL_UNSUPPORTED,
-            f"{source.name} holds a {type(loaded).__name__}; only Llama-shaped files are imported",
+            f"{source.name} holds a {type(loaded).__name__}, but only Llama-shaped files "
+            "(LlamaForCausalLM) are imported; take the safetensors folder of this model, as it was "
+            "published, as model.uri",
         )
     fresh = LlamaForCausalLM(_plain_config(loaded.config))
     fresh.load_state_dict(loaded.state_dict())

@@ -23,6 +23,7 @@ from anneal_pipeline.data.prepare import PreparedData
 from anneal_pipeline.data.prepared import PreparedSplit
 from anneal_pipeline.device import used_memory_bytes
 from anneal_pipeline.evaluation.perplexity import LOSS, RESPONSE_PERPLEXITY, Evaluator
+from anneal_pipeline.evaluation.report import TUNED
 from anneal_pipeline.model.loading import TunedModel
 from anneal_pipeline.observer import (
     EVENT_BEST_RESTORED,
@@ -31,7 +32,6 @@ from anneal_pipeline.observer import (
     EVENT_WARNING,
     STAGE_TRAINING,
     STAGE_TRAINING_EVALUATION,
-    EvaluationReport,
     Observer,
 )
 from anneal_pipeline.training.batches import Batch, collate, collate_packed, micro_batches
@@ -50,8 +50,6 @@ from anneal_pipeline.training.schedule import learning_rate
 from anneal_pipeline.training.sequences import StepSequences
 from anneal_pipeline.training.state import Evaluated, RunState
 from anneal_pipeline.training.step_report import report_of
-
-TUNED = "tuned"
 
 
 @dataclass(kw_only=True)
@@ -289,15 +287,7 @@ class Trainer:
         )
         if self.ranks.is_first:
             self.observer.on_evaluation(
-                EvaluationReport(
-                    step=step,
-                    subject=TUNED,
-                    split=name,
-                    metrics=measured.metrics,
-                    num_rows=measured.num_rows,
-                    num_tokens=measured.num_tokens,
-                    seconds=self.clock() - began,
-                )
+                measured.report(step=step, subject=TUNED, split=name, seconds=self.clock() - began)
             )
         self._diagnose(
             self._doctor.after_evaluation(

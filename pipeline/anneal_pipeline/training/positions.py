@@ -20,7 +20,7 @@ def check_lengths(splits: Iterable[PreparedSplit], *, model: nn.Module) -> str |
     computed, but the base knows nothing of them, which is returned as a warning.
     """
     longest = max([0, *(max(split.lengths()) for split in splits if len(split))])
-    table = _learned_positions(model)
+    table = learned_positions(model)
     if table is not None and longest > table:
         raise UserError(
             MODEL_UNSUPPORTED,
@@ -38,7 +38,8 @@ def check_lengths(splits: Iterable[PreparedSplit], *, model: nn.Module) -> str |
     return None
 
 
-def _learned_positions(model: nn.Module) -> int | None:
+def learned_positions(model: nn.Module) -> int | None:
+    """Tokens that the table of a model with learned positions holds; None without a table."""
     for name, module in model.named_modules():
         if isinstance(module, nn.Embedding) and name.rpartition(".")[2] in _POSITION_MODULES:
             # OPT's table begins with rows that no token takes.

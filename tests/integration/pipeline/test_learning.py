@@ -14,8 +14,9 @@ from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, Grani
 from anneal_pipeline.config.pipeline import PipelineConfig
 from anneal_pipeline.config.training import TrainingConfig
 from anneal_pipeline.data.prepared import PreparedSplit
-from anneal_pipeline.evaluation.answers import answer, question_of_prompt
+from anneal_pipeline.evaluation.answers import Answerer
 from anneal_pipeline.evaluation.perplexity import LOSS, Evaluator
+from anneal_pipeline.evaluation.questions import question_of_prompt
 from anneal_pipeline.model.adapters import trainable_parameters
 from anneal_pipeline.model.loading import TunedModel, load_tokenizer, load_tuned_model
 from anneal_pipeline.training import loss as loss_module
@@ -335,13 +336,17 @@ def test_32_rows_are_learnt_by_heart_at_default_settings_and_answered_to_the_sto
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder), adapter)
     tokenizer = load_tokenizer(adapter)
     asked = [f"What is {n} plus {n * n}?" for n in range(32)]
-    got = answer(
-        model,
-        tokenizer,
-        [question_of_prompt(prompt) for prompt in asked],
+    answerer = Answerer(
+        model=model,
+        tokenizer=tokenizer,
         stop_ids=[tokenizer.eos_token_id],
+        limit=RowLimit(rows=32, may_halve=False),
         should_stop=lambda: False,
+        on_progress=lambda answered: None,
+        on_halved=lambda rows: None,
         max_new_tokens=40,
     )
+    got = answerer.answer([question_of_prompt(prompt) for prompt in asked])
+    assert got is not None
     right = [text == f"It is {n + n * n}." for n, text in enumerate(got)]
     assert sum(right) >= 31, [text for text, ok in zip(got, right, strict=True) if not ok]

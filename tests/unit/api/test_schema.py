@@ -197,6 +197,49 @@ def test_an_unknown_beginning_is_refused(name: str) -> None:
     assert fault.startswith(f'tuning.lora.initialization: got "{name}"')
 
 
+@pytest.mark.parametrize(
+    ("section", "fields", "got", "next_step"),
+    [
+        ("training", {"epochs": 2.5, "maxSteps": 5}, "epochs (2.5) and maxSteps (5)", "remove one"),
+        (
+            "training",
+            {"warmupSteps": 9, "warmupRatio": 0.1},
+            "warmupSteps (9) and warmupRatio (0.1)",
+            "remove one of them",
+        ),
+        (
+            "training",
+            {"microBatchSize": 8, "batchSize": 4},
+            "microBatchSize (8) must not be greater than batchSize (4)",
+            "lower it or raise batchSize",
+        ),
+        ("dataset", {"uri": None}, "got neither", "uri for one file or folder"),
+        ("dataset", {"files": {"train": "s3://a/b"}}, "got both", "files for what is split"),
+        (
+            "dataset",
+            {"uri": None, "files": {"train": "s3://a/b"}, "split": {}},
+            "split and files exclude each other, got both",
+            "remove split, or give all rows in uri",
+        ),
+        ("dataset", {"split": {"train": 0.5}}, "got 0.5 + 0.1 + 0.0 = 0.6", "change one of them"),
+        (
+            "dataset",
+            {"filters": {"minTokens": 9, "maxTokens": 8}},
+            "maxTokens (8) must not be less than minTokens (9)",
+            "raise it or lower minTokens",
+        ),
+    ],
+)
+def test_fields_that_do_not_go_together_are_told_with_their_values_and_what_to_do(
+    section: str, fields: dict[str, Any], got: str, next_step: str
+) -> None:
+    given = {**SMALLEST.get(section, {}), **fields}
+    given = {name: value for name, value in given.items() if value is not None}
+    [fault] = faults({**SMALLEST, section: given})
+    assert got in fault
+    assert next_step in fault[fault.index(got) :]
+
+
 def test_a_profile_whose_default_breaks_its_own_limit_is_refused() -> None:
     profile = {
         "images": {"trainer": "t"},

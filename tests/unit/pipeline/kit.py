@@ -10,7 +10,12 @@ from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    PretrainedConfig,
+    PreTrainedTokenizerFast,
+)
 
 from anneal_pipeline.checkpoint.local import LocalFolder
 from anneal_pipeline.checkpoint.store import CheckpointStore
@@ -62,13 +67,18 @@ def make_tokenizer(
     return fast
 
 
-def write_model(folder: Path, *, hidden: int = 32, spread: float = 0.02) -> Path:
+def write_model(
+    folder: Path,
+    *,
+    hidden: int = 32,
+    spread: float = 0.02,
+    tokenizer: PreTrainedTokenizerFast | None = None,
+) -> Path:
     """A random Llama-shaped model of two layers with its tokenizer, as a safetensors folder.
 
     `spread` is the standard deviation of its weights; with little of it the frozen output head
     cannot be sure of anything.
     """
-    torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=VOCABULARY,
         initializer_range=spread,
@@ -83,8 +93,16 @@ def write_model(folder: Path, *, hidden: int = 32, spread: float = 0.02) -> Path
         pad_token_id=0,
         tie_word_embeddings=True,
     )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    make_tokenizer().save_pretrained(folder)
+    return save_model(folder, config, tokenizer=tokenizer)
+
+
+def save_model(
+    folder: Path, config: PretrainedConfig, *, tokenizer: PreTrainedTokenizerFast | None = None
+) -> Path:
+    """A random model of any architecture, with a tokenizer of `VOCABULARY` tokens at most."""
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    (tokenizer or make_tokenizer()).save_pretrained(folder)
     return folder
 
 

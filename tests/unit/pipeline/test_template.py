@@ -215,3 +215,14 @@ def test_models_without_a_template_get_the_plain_one(kit: ModuleType) -> None:
     assert tokenizer.chat_template == PLAIN_TEMPLATE
     text = render(tokenizer, conversation("Add 1 and 2", "3")).text
     assert text == "### Instruction:\nAdd 1 and 2\n\n### Response:\n3</s>\n\n"
+
+
+def test_the_plain_template_takes_no_tool_turn_for_an_answer(kit: ModuleType) -> None:
+    tokenizer = kit.make_tokenizer(template=None)
+    settle_template(tokenizer)
+    turns = [("user", "Is it wet?"), ("tool", "rain"), ("assistant", "It is.")]
+    asked = Conversation(
+        place=Place(file="rows.jsonl", line=1), turns=tuple(Turn(*turn) for turn in turns)
+    )
+    with pytest.raises(TemplateRefusedRowError, match="has no place for the role tool"):
+        render(tokenizer, asked)
