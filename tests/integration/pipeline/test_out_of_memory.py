@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import bitsandbytes
 import pytest
 import torch
 from tests.integration.pipeline.mishaps import adapter, config_of, told
@@ -29,6 +30,74 @@ def little_memory(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         monkeypatch.setattr(LlamaModel, "forward", hungry)
 
     return limit
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "pagedAdamw8bit"])
+def test_memory_for_the_moments_is_asked_for_before_a_step_is_taken(
+    kit: ModuleType,
+    model_dir: Path,
+    rows: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    optimizer: str,
+) -> None:
+    section = {"batchSize": 8, "maxSteps": 3, "optimizer": optimizer}
+    options = {"model_dir": model_dir, "rows": rows}
+    small = config_of(kit, training={**section, "microBatchSize": 4})
+    kit.run(tmp_path / "small", small, **options)
+    zeros_like, asked = torch.zeros_like, 0
+
+    def hungry(like: torch.Tensor, **kind: Any) -> torch.Tensor:
+        """The allocator refuses the fourth moment, once."""
+        nonlocal asked
+        asked += isinstance(like, torch.nn.Parameter)
+        if asked == 4:
+            asked += 1
+            torch.empty(1 << 50)
+        return zeros_like(like, **kind)
+
+    monkeypatch.setattr(torch, "zeros_like", hungry)
+    observer = kit.RecordingObserver()
+    config = config_of(kit, training={**section, "microBatchSize": 8})
+    kit.run(tmp_path / "big", config, observer=observer, **options)
+    [message] = told(observer)
+    assert "Memory ran out in step 1 with 8 rows" in message
+    assert adapter(tmp_path / "big") == adapter(tmp_path / "small")
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "advice"),
+    [
+        ("adamw", "set training.optimizer to pagedAdamw8bit; or lower tuning.lora.rank"),
+        ("pagedAdamw8bit", "lower tuning.lora.rank"),
+    ],
+)
+def test_a_step_that_is_half_taken_is_not_kept(
+    kit: ModuleType,
+    model_dir: Path,
+    rows: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    optimizer: str,
+    advice: str,
+) -> None:
+    def failing(self: torch.optim.Optimizer, closure: object = None) -> None:
+        self.param_groups[0]["params"][0].data.add_(1.0)
+        if self.state[self.param_groups[0]["params"][0]].get("step") == 2:
+            torch.empty(1 << 50)
+        step(self)
+
+    config = config_of(kit, training={"optimizer": optimizer}, checkpoint={"everySteps": 1})
+    kind = bitsandbytes.optim.AdamW8bit if optimizer == "pagedAdamw8bit" else torch.optim.AdamW
+    step = kind.step
+    monkeypatch.setattr(kind, "step", failing)
+    with pytest.raises(UserError, match=advice) as caught:
+        kit.run(tmp_path, config, model_dir=model_dir, rows=rows)
+    assert caught.value.reason == "DoesNotFit"
+    assert [name[:11] for name in kit.make_store(tmp_path).names()] == [
+        "step-000002",
+        "step-000001",
+    ]
 
 
 def told_rows(observer: Any) -> list[str]:
