@@ -52,8 +52,12 @@ class Case:
         return False
 
     def record_config(self) -> None:
-        """Before the first attempt: what job.json will say. Later operators keep to it."""
-        if self.draft.status.config_digest is not None:
+        """Before the first attempt: what job.json will say. Later operators keep to it.
+
+        What was recorded and never stored, because the operator was replaced in between, binds
+        nobody: it is recorded anew, as long as no attempt has had a child.
+        """
+        if self.draft.status.config_digest is not None and not self._config_was_never_stored():
             return
         config = run_config(
             self.seen.job,
@@ -63,6 +67,13 @@ class Case:
             release=self.seen.release,
         )
         self.draft.change(config_digest=digest_of(config.to_text()))
+
+    def _config_was_never_stored(self) -> bool:
+        refusal, status = self.seen.refusal, self.draft.status
+        if refusal is None or not refusal.is_config_missing:
+            return False
+        was_used = self.seen.pods or status.start_time is not None
+        return not was_used and all(attempt.child_uid is None for attempt in status.attempts)
 
     def tracking_trouble(self, error: str) -> str:
         """What is wrong between the operator and MLflow, and who mends it; no full stop."""
@@ -81,7 +92,7 @@ class Case:
         wait = waiting_for(
             pod,
             hint=self.seen.hint,
-            refusal=self.seen.refusal,
+            refusal=None if self._config_was_never_stored() else self.seen.refusal,
             image=self.profile.images.trainer,
         )
         self.provisioned("False", reason=wait.reason, message=wait.message)

@@ -21,6 +21,7 @@ from anneal_operator.caches import pods_of
 from anneal_operator.errors import (
     AlreadyExists,
     ChildRefused,
+    ConfigMissing,
     EarlierPodAlive,
     Forbidden,
     Invalid,
@@ -183,7 +184,7 @@ class Children:
         try:
             found = await self.kube.get(CONFIG_MAPS, name, namespace=job.namespace)
         except NotFound:
-            raise ChildRefused(
+            raise ConfigMissing(
                 f"ConfigMap {name} with the config that this job began with is gone, and this "
                 "version of the operator would write another one. Apply the job again under "
                 "another name."
@@ -269,7 +270,11 @@ def _refusal(error: ChildRefused | KubeError) -> Refusal:
     if isinstance(error, EarlierPodAlive):
         return Refusal(reason=Reason.CREATING, message=str(error))
     if isinstance(error, ChildRefused):
-        return Refusal(reason=Reason.POD_REFUSED, message=str(error))
+        return Refusal(
+            reason=Reason.POD_REFUSED,
+            message=str(error),
+            is_config_missing=isinstance(error, ConfigMissing),
+        )
     return Refusal(
         reason=Reason.POD_REFUSED,
         message=f"The API server refuses the attempt: {error}; the administrator must change the "

@@ -9,6 +9,7 @@ OperatorError
 |   +-- TrackingRejected     MLflow answers and refuses the user's own words: never asked again
 +-- ChildRefused             an attempt's child must not or cannot be made as things are
 |   +-- EarlierPodAlive      a pod of an earlier attempt still runs
+|   +-- ConfigMissing        the config on record is not stored, and would be written otherwise now
 +-- KubeError                the API server answered with an error, or did not answer
     +-- Unreachable          no answer: connection refused or reset, timeout, broken TLS
     +-- Throttled            429, or 503 with Retry-After
@@ -63,6 +64,10 @@ class ChildRefused(OperatorError):
 
 class EarlierPodAlive(ChildRefused):
     """A pod of an earlier attempt still runs; the child can be made once it has ended."""
+
+
+class ConfigMissing(ChildRefused):
+    """No ConfigMap holds the config that is on record, and this operator would write another."""
 
 
 class KubeError(OperatorError):

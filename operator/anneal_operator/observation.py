@@ -111,6 +111,8 @@ class Refusal:
 
     reason: Reason
     message: str
+    is_config_missing: bool = False
+    """The stored config is not there, and this operator would write it otherwise than recorded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

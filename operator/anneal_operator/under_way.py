@@ -35,6 +35,7 @@ def alive(case: Case, attempt: Attempt) -> None:
     if case.seen.child is None:
         if case.draft.status.mlflow is None and not case.run_known():
             return
+        case.record_config()
         case.say_waiting()
         case.draft.actions.append(CreateChild(attempt.number))
         return

@@ -4,9 +4,9 @@ Field docstrings are the descriptions `kubectl explain` shows. Only fields named
 may change after creation; the generated CEL rules refuse every other change.
 """
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from anneal_operator.api.names import DEFAULT_PROFILE
 from anneal_operator.api.object_name import ObjectName
@@ -44,7 +44,8 @@ class ComputeSpec(Schema):
     """Worker pods."""
     ranks_per_worker: int | None = Field(default=None, ge=1, le=64)
     """Training processes in each pod, which share its CPUs and memory; each has one GPU or none.
-    They divide every batch, and train what one would. Default: one per GPU, at least one."""
+    They divide every batch, and train what one would; no more of them over all workers than
+    training.batchSize. Default: one per GPU, at least one."""
     gpus_per_worker: int | None = Field(default=None, ge=0, le=64)
     """GPUs of each pod. Default: the profile's resources.gpusPerWorker."""
     cpus: Quantity | None = None
@@ -117,6 +118,13 @@ class FineTuneJobSpec(PipelineConfig):
             rule="self.compute.engine != 'Job' || self.compute.workers == 1",
             message="engine Job has exactly one worker; use RayJob or Auto for more",
         ),
+        CelRule(
+            rule="!has(self.compute.ranksPerWorker)"
+            " || self.compute.ranksPerWorker * self.compute.workers <= self.training.batchSize",
+            message="compute.ranksPerWorker times compute.workers must not be greater than "
+            "training.batchSize, or ranks would have no rows; lower ranksPerWorker or raise "
+            "batchSize",
+        ),
     )
 
     output: OutputSpec = OutputSpec()
@@ -136,6 +144,17 @@ class FineTuneJobSpec(PipelineConfig):
     ttl_seconds_after_finished: int | None = Field(default=None, ge=0, le=31_536_000)
     """Delete this resource so long after it finished; never the model. May change.
     Default: none, it stays."""
+
+    @model_validator(mode="after")
+    def _no_rank_is_idle(self) -> Self:
+        ranks, batch = self.compute.ranks_per_worker, self.training.batch_size
+        if ranks is not None and ranks * self.compute.workers > batch:
+            raise ValueError(
+                f"compute.ranksPerWorker ({ranks}) times compute.workers ({self.compute.workers}) "
+                f"must not be greater than training.batchSize ({batch}), or ranks would have no "
+                f"rows; lower ranksPerWorker or raise batchSize"
+            )
+        return self
 
     def pipeline(self) -> PipelineConfig:
         """Return the part the pipeline itself reads."""

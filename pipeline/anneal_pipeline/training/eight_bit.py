@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -56,17 +55,3 @@ def _try_a_step(device: torch.device) -> None:
     weight.grad = torch.ones_like(weight)
     options: dict[str, Any] = {"lr": 1.0}
     adamw_8bit(device)([weight], **options).step()
-
-
-def prepare_moments(
-    optimizer: torch.optim.Optimizer, parameters: Iterable[torch.nn.Parameter]
-) -> None:
-    """Make the 8-bit moments that a checkpoint is then read into, paged where they have to be."""
-    wanted = {id(parameter) for parameter in parameters}
-    begin: Any = getattr(optimizer, "init_state", None)
-    if begin is None:
-        return
-    for group_index, group in enumerate(optimizer.param_groups):
-        for index, parameter in enumerate(group["params"]):
-            if id(parameter) in wanted and not optimizer.state.get(parameter):
-                begin(group, parameter, group_index, index)

@@ -2,7 +2,8 @@
 
 The loss of a step is the sum of its token losses over its number of trained tokens, over all
 micro-batches and ranks: how the batch is cut up does not change the gradient. Gathering and
-applying are two calls, so that a step that went wrong can be taken back before it counts.
+applying are two calls, so that a step that went wrong can be taken back before it counts. The
+moments are made by the first gathering, so that applying asks for no memory.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from peft import PeftModel
 from peft.optimizers import create_loraplus_optimizer
 
 from anneal_pipeline.config.training import TrainingConfig
+from anneal_pipeline.errors import DOES_NOT_FIT, UserError
 from anneal_pipeline.model.adapters import trainable_parameters
 from anneal_pipeline.training.batches import Batch
 from anneal_pipeline.training.eight_bit import NAME as PAGED_8BIT
 from anneal_pipeline.training.eight_bit import adamw_8bit
 from anneal_pipeline.training.loss import LogitsPath
 from anneal_pipeline.training.memory import MemoryRanOutError, free_memory, is_out_of_memory
+from anneal_pipeline.training.moments import prepare_moments
 from anneal_pipeline.training.ranks import Ranks
 
 _RATIO = "rate_ratio"
@@ -70,6 +73,7 @@ class AdapterOptimizer:
         divisor = max(1, num_trained)
         own_loss, ran_out, failure = 0.0, False, None
         try:
+            prepare_moments(self.adamw, self._parameters)
             for batch in batches:
                 own_loss += path.backward(
                     batch.to(self._ranks.device),
@@ -100,12 +104,31 @@ class AdapterOptimizer:
         )
 
     def apply(self, learning_rate: float) -> None:
-        """Move the adapters by the gathered gradients."""
+        """Move the adapters by the gathered gradients, on every rank.
+
+        A failure on one rank is one on all of them: what is half done is never kept. Memory that
+        runs out is `DoesNotFit`, because fewer rows per pass would not help here.
+        """
         for group in self.adamw.param_groups:
             group["lr"] = learning_rate * group[_RATIO]
-        self.scaler.step(self.adamw)
-        self.scaler.update()
+        with self._ranks.together():
+            try:
+                self.scaler.step(self.adamw)
+                self.scaler.update()
+            except Exception as error:
+                if is_out_of_memory(error):
+                    raise UserError(DOES_NOT_FIT, self._too_little_to_apply()) from error
+                raise
         self.drop()
+
+    def _too_little_to_apply(self) -> str:
+        ways = ["lower tuning.lora.rank", "give the job more memory"]
+        if self._config.optimizer != PAGED_8BIT:
+            ways.insert(0, f"set training.optimizer to {PAGED_8BIT}")
+        return (
+            "Memory ran out while the adapters were moved by a step, which is not kept: the last "
+            f"checkpoint is from before it; {'; or '.join(ways)}"
+        )
 
     def take_back(self) -> None:
         """Forget the gradients that `gather` brought together."""

@@ -19,7 +19,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from anneal_pipeline.errors import RUN_CHANGED, UserError
-from anneal_pipeline.training.eight_bit import TABLES, prepare_moments
+from anneal_pipeline.training.eight_bit import TABLES
+from anneal_pipeline.training.moments import ADAMW_SLOTS, prepare_moments
 from anneal_pipeline.training.runaway import LOOK_BACK
 
 ADAPTER_NAME = "adapter.safetensors"
@@ -27,7 +28,6 @@ OPTIMIZER_NAME = "optimizer.safetensors"
 STATE_NAME = "state.json"
 OBSERVER_NAME = "observer.json"
 CONFIG_NAME = "config.json"
-ADAMW_SLOTS = frozenset({"step", "exp_avg", "exp_avg_sq"})
 CURVE_POINTS = 400
 
 
@@ -194,12 +194,8 @@ def load_moments(
         )
     for key, value in stored.items():
         name, _, slot = key.rpartition("|")
-        parameter = parameters[name]
-        slots = optimizer.state[parameter]
-        if isinstance(slots.get(slot), int):
+        slots = optimizer.state[parameters[name]]
+        if isinstance(slots[slot], int):
             slots[slot] = int(value)
-        elif slot in slots:
-            slots[slot].copy_(value)
         else:
-            # fused AdamW wants its step counter beside the parameter
-            slots[slot] = value.to(parameter.device)
+            slots[slot].copy_(value)

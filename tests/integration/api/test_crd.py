@@ -68,6 +68,12 @@ REFUSED = [
     pytest.param(
         "compute", {"engine": "Job", "workers": 2}, "exactly one worker", id="Job of two workers"
     ),
+    pytest.param(
+        "compute",
+        {"ranksPerWorker": 17},
+        "must not be greater than training.batchSize",
+        id="more ranks than rows of a batch",
+    ),
     pytest.param("tracking.gate", {}, "at least one of", id="gate without a bound"),
     pytest.param(
         "model",
@@ -155,6 +161,7 @@ TAKEN = [
         id="split that adds up within 1e-6",
     ),
     pytest.param("tuning.lora.initialization", "loftq", id="loftq"),
+    pytest.param("compute", {"ranksPerWorker": 16}, id="as many ranks as rows of a batch"),
     pytest.param(
         "tuning", {"method": "lora", "lora": {"initialization": "pissa_niter_8"}}, id="pissa"
     ),

@@ -160,6 +160,9 @@ def _arrange(deed: Deed, observer: Asking) -> None:
         "stop": lambda: setattr(observer, "asks", True),
         "raise": lambda: _break_forward(ValueError("odd shape")),
         "run out of memory": lambda: _break_forward(MemoryError()),
+        "run out of memory in the update": lambda: _replace(
+            torch.optim.AdamW, "step", lambda original: _raise(MemoryError())
+        ),
         "die": die,
         "damage": lambda: _after_apply(lambda weights: weights.fill_(float("nan"))),
         "drift": lambda: _after_apply(lambda weights: weights.mul_(1.001)),

@@ -16,8 +16,8 @@ import pytest
 import torch
 import transformers
 from peft import PeftModel
+from tests.integration.pipeline.mishaps import adapter, poisoned_model, told
 from tests.integration.pipeline.test_exact_resume import METHODS, final_state, run_killed_at
-from tests.integration.pipeline.test_recovery import adapter, poisoned_model, told
 from tests.unit.pipeline.families import FAMILIES, VOCABULARY
 from transformers import AutoModelForCausalLM
 from transformers.models.llama.modeling_llama import LlamaModel

@@ -105,6 +105,17 @@ def test_memory_that_runs_out_on_one_rank_halves_the_micro_batch_of_all(
     assert "going on with 1 rows" in told
 
 
+def test_an_update_that_fails_on_one_rank_is_kept_on_none(
+    kit: ModuleType, model_dir: Path, rows: Path, tmp_path: Path
+) -> None:
+    deed = Deed("run out of memory in the update", rank=1, step=3)
+    first, second = run_pair(kit, tmp_path, model_dir=model_dir, rows=rows, deed=deed)
+    assert (second.error or "").startswith("UserError: Memory ran out while the adapters were")
+    assert first.error == f"RankFailedError: Rank 1 of 2 failed: {second.error}"
+    saved = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert [name[:11] for name in saved if name.startswith("step-")] == ["step-000002"]
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_weights_damaged_on_one_rank_take_all_back_to_the_same_checkpoint(
     kit: ModuleType, model_dir: Path, rows: Path, tmp_path: Path, rank: int

@@ -71,6 +71,21 @@ def wrong(data: dict[str, Any]) -> ConfigError:
             seen(spec=wrong({"model": {"uri": "s3://m"}})), "InvalidSpec", "spec.dataset", id="spec"
         ),
         pytest.param(
+            seen(
+                spec=wrong(
+                    {
+                        "model": {"uri": "s3://m"},
+                        "dataset": {"uri": "s3://team-data/x.jsonl"},
+                        "training": {"batchSize": 4},
+                        "compute": {"ranksPerWorker": 5},
+                    }
+                )
+            ),
+            "InvalidSpec",
+            "lower ranksPerWorker or raise batchSize; delete the job",
+            id="more ranks than rows of a batch",
+        ),
+        pytest.param(
             seen(spec=spec(queue={"name": "team-a"})),
             "NotImplemented",
             "spec.queue.name",

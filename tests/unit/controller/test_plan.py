@@ -2,7 +2,9 @@
 
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
+import pytest
 from tests.unit.controller.conftest import (
     JOB,
     NOW,
@@ -59,6 +61,48 @@ def test_what_the_job_begins_with_is_on_record_and_stays() -> None:
     decided = plan(replace(later, child=None, pods=()))
     assert decided.actions == (CreateChild(2),)
     assert decided.status.config_digest == begun.config_digest
+
+
+MISSING = Refusal(reason=Reason.POD_REFUSED, message="ConfigMap x is gone.", is_config_missing=True)
+
+
+@pytest.mark.parametrize(
+    ("steps", "is_recorded_anew"),
+    [
+        pytest.param(({},), True, id="the operator was replaced before it stored anything"),
+        pytest.param(
+            ({}, {"spec": spec(suspend=True)}, {"spec": spec()}, {}),
+            True,
+            id="and the job was suspended and resumed since",
+        ),
+        pytest.param(
+            ({}, {"child": child()}, {"child": None}),
+            False,
+            id="a child was made by it",
+        ),
+        pytest.param(({}, {"pods": (ended_pod(code=1),)}), False, id="a pod has run by it"),
+    ],
+)
+def test_a_config_that_was_recorded_and_never_stored_binds_no_later_operator(
+    steps: tuple[dict[str, Any], ...], is_recorded_anew: bool
+) -> None:
+    begun = after(*steps, {"release": "a newer one"}, start=seen(release="ours"))
+    assert plan(begun).status.config_digest == begun.status.config_digest
+    decided = plan(replace(begun, refusal=MISSING))
+    config = run_config(
+        JOB,
+        spec=spec(),
+        profile=profile_spec(),
+        output_uri=str(begun.status.output_uri),
+        release="a newer one",
+    )
+    want = digest_of(config.to_text()) if is_recorded_anew else begun.status.config_digest
+    assert decided.status.config_digest == want
+    if is_recorded_anew:
+        assert decided.actions == (CreateChild(decided.status.attempt),)
+        provisioned = find(decided.status.conditions, ConditionType.PROVISIONED)
+        assert provisioned is not None
+        assert MISSING.message not in provisioned.message
 
 
 def test_the_same_picture_gives_the_same_decision_and_status() -> None:

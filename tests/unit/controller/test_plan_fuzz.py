@@ -1,7 +1,8 @@
 """Random histories of one job: whatever happens and whenever the operator dies, some things hold.
 
 The cluster is a small model: the operator's actions are carried out or lost (a crash between the
-status write and the action), pods start and end in every way, users suspend and delete.
+status write and the action), pods start and end in every way, users suspend and delete, and the
+operator is replaced by one that writes configs otherwise.
 """
 
 from dataclasses import replace
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from tests.unit.controller.conftest import (
     DIGEST,
+    JOB,
     NOW,
     RUN,
     child,
@@ -22,6 +24,8 @@ from tests.unit.controller.conftest import (
     spec,
 )
 
+from anneal_operator.api.reasons import Reason
+from anneal_operator.api.spec import FineTuneJobSpec
 from anneal_operator.api.status import FineTuneJobStatus
 from anneal_operator.conditions import finished
 from anneal_operator.draft import (
@@ -33,8 +37,9 @@ from anneal_operator.draft import (
     EnsureRun,
     StopChild,
 )
-from anneal_operator.observation import Child, Input, Pod, Tracking
+from anneal_operator.observation import Child, Input, Pod, Refusal, Tracking
 from anneal_operator.plan import plan
+from anneal_operator.stored_config import digest_of, run_config
 
 ENDINGS = {
     "done": {"code": 0, "outcome": outcome("Done")},
@@ -62,21 +67,29 @@ class History(RuleBasedStateMachine):
         self.now = NOW
         self.end: FineTuneJobStatus | None = None
         self.deleted = False
+        self.release = "first"
+        self.stored_digest: str | None = None
+        self.refusal: Refusal | None = None
+
+    def picture_spec(self) -> FineTuneJobSpec:
+        return spec(
+            suspend=self.suspend,
+            retry={"infrastructure": 2, "backoffSeconds": 5},
+            deadlines={"activeSeconds": 5000, "stallSeconds": 900},
+            ttlSecondsAfterFinished=86_400,
+        )
 
     def picture(self) -> Input:
         current = self.status.attempt
         return seen(
             now=self.now,
-            spec=spec(
-                suspend=self.suspend,
-                retry={"infrastructure": 2, "backoffSeconds": 5},
-                deadlines={"activeSeconds": 5000, "stallSeconds": 900},
-                ttlSecondsAfterFinished=86_400,
-            ),
+            spec=self.picture_spec(),
             status=self.status,
             tracking=self.tracking,
             child=self.children.get(current),
             pods=tuple(self.pods),
+            release=self.release,
+            refusal=None if current in self.children else self.refusal,
         )
 
     @precondition(lambda self: not self.deleted)
@@ -98,7 +111,9 @@ class History(RuleBasedStateMachine):
                 assert not finished(self.status), "a child for a finished job"
                 assert number == self.status.attempt
                 assert number not in self.ever_ran or number in self.children
-                self.children.setdefault(number, child(number))
+                if self.finds_config():
+                    self.refusal = None
+                    self.children.setdefault(number, child(number))
             case StopChild(stopped):
                 for number, known in self.children.items():
                     if known.name == stopped.name:
@@ -113,6 +128,33 @@ class History(RuleBasedStateMachine):
             case DeleteJob():
                 assert finished(self.status)
                 self.deleted = True
+
+    def finds_config(self) -> bool:
+        """The stored config is the one on record, or is made so by the operator of today."""
+        profile = self.status.profile
+        assert profile is not None
+        own = run_config(
+            JOB,
+            spec=self.picture_spec(),
+            profile=profile.spec,
+            output_uri=str(self.status.output_uri),
+            release=self.release,
+        )
+        if self.stored_digest is None:
+            if digest_of(own.to_text()) != self.status.config_digest:
+                assert self.refusal is None, "held by a config that nobody has stored"
+                self.refusal = Refusal(
+                    reason=Reason.POD_REFUSED, message="It is gone.", is_config_missing=True
+                )
+                return False
+            self.stored_digest = self.status.config_digest
+        assert self.stored_digest == self.status.config_digest, "trains by another config"
+        return True
+
+    @rule(release=st.sampled_from(["first", "second", "third"]))
+    def the_operator_is_replaced(self, release: str) -> None:
+        self.release = release
+        self.refusal = None  # it was in memory
 
     @rule()
     def pods_start(self) -> None:

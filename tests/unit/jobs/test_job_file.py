@@ -141,6 +141,21 @@ def test_epochs_give_way_to_steps_as_the_message_says(write) -> None:  # type: i
     assert (job.spec.training.epochs, job.spec.training.max_steps) == (None, 20)
 
 
+def test_more_ranks_than_a_batch_has_rows_are_refused_with_the_remedy(write) -> None:  # type: ignore[no-untyped-def]
+    path = write(f"{SMALLEST}  compute: {{ranksPerWorker: 3}}\n")
+    with pytest.raises(JobFileError) as e:
+        read_job_file(path, assignments=("training.batchSize=2",))
+    [fault] = e.value.faults
+    assert fault == (
+        "spec: compute.ranksPerWorker (3) times compute.workers (1) must not be greater than "
+        "training.batchSize (2), or ranks would have no rows; lower ranksPerWorker or raise "
+        "batchSize"
+    )
+    assert read_job_file(path, assignments=("training.batchSize=3",)).spec.compute == (
+        read_job_file(path).spec.compute
+    )
+
+
 def test_what_is_not_implemented_is_refused(write) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(JobFileError, match=r"spec\.export.*not implemented"):
         read_job_file(write(f"{SMALLEST}  export: {{formats: [gguf]}}\n"))

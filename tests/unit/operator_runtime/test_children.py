@@ -199,6 +199,9 @@ async def test_an_older_operators_config_that_is_gone_is_not_replaced_by_another
     with pytest.raises(ChildRefused, match="is gone, and this version of the operator would"):
         await create(children, config_digest=digest_of(older_text()))
     assert api.names(JOBS) == api.names(CONFIG_MAPS)[1:] == []
+    refusal = await refusal_seen(children)
+    assert refusal is not None
+    assert refusal.is_config_missing
 
 
 def another_dataset(config_map: Object) -> None:
@@ -246,7 +249,7 @@ async def test_somebody_elses_config_is_never_trained_by(
     assert api.names(JOBS) == []
     refusal = await refusal_seen(children)
     assert refusal is not None
-    assert refusal.reason == "PodRefused"
+    assert (refusal.reason, refusal.is_config_missing) == ("PodRefused", False)
     assert f"ConfigMap {CONFIG}" in refusal.message
 
     del api.objects[CONFIG_MAPS.kind, CONFIG]
