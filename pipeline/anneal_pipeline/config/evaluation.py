@@ -27,6 +27,9 @@ class EvaluationConfig(Schema):
 
     every_steps: NumSteps | None = None
     """Optimiser steps between evaluations. Default: once per epoch."""
+    schedule: Literal["fixed", "adaptive"] = "fixed"
+    """fixed evaluates every everySteps; adaptive more often while the watched metric moves, up to
+    four times, and less often while it rests, down to a quarter. Both after the last step."""
     baseline: bool = True
     """Whether the base model is evaluated too, on the same rows."""
     metrics: tuple[Metric, ...] = Field(default=("responsePerplexity",), min_length=1, max_length=9)

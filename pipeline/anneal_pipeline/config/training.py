@@ -9,6 +9,8 @@ from anneal_pipeline.config.values import NUM_STEPS_MAX, NumSteps, Seed
 
 DEFAULT_NUM_EPOCHS = 3.0
 DEFAULT_WARMUP_RATIO = 0.03
+SCHEDULES_THAT_STAY = ("constant", "constantWithWarmup")
+"""Those that have no fall behind the warm-up."""
 
 
 class EarlyStoppingConfig(Schema):
@@ -54,6 +56,16 @@ class TrainingConfig(Schema):
             message="microBatchSize must not be greater than batchSize; lower it or raise "
             "batchSize",
         ),
+        CelRule(
+            rule="!has(self.minLearningRate) || self.minLearningRate <= self.learningRate",
+            message="minLearningRate must not be greater than learningRate",
+        ),
+        CelRule(
+            rule="!has(self.minLearningRate) || "
+            "!(self.schedule in ['constant', 'constantWithWarmup'])",
+            message="minLearningRate has no effect for a schedule that does not fall; remove it, "
+            "or take another schedule",
+        ),
     )
 
     epochs: float | None = Field(default=None, gt=0.0, le=1000.0)
@@ -62,6 +74,10 @@ class TrainingConfig(Schema):
     """Optimiser steps. Excludes epochs."""
     learning_rate: float = Field(default=2e-4, gt=0.0, le=1.0)
     """Peak learning rate of the adapters."""
+    min_learning_rate: float | None = Field(default=None, gt=0.0, le=1.0)
+    """What the learning rate falls to by the last step, in the unit of learningRate; inverseSqrt
+    stops falling there. Only for schedules that fall. Default: the schedule's own end, which is 0,
+    for polynomial 0.001 of learningRate."""
     schedule: Literal[
         "cosine",
         "linear",
@@ -124,5 +140,22 @@ class TrainingConfig(Schema):
             raise ValueError(
                 f"microBatchSize ({self.micro_batch_size}) must not be greater than batchSize "
                 f"({self.batch_size}); lower it or raise batchSize"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _least_rate_has_effect(self) -> Self:
+        least = self.min_learning_rate
+        if least is None:
+            return self
+        if least > self.learning_rate:
+            raise ValueError(
+                f"minLearningRate ({least:g}) must not be greater than learningRate "
+                f"({self.learning_rate:g})"
+            )
+        if self.schedule in SCHEDULES_THAT_STAY:
+            raise ValueError(
+                f"minLearningRate has no effect for schedule {self.schedule}, which does not fall; "
+                "remove it, or take another schedule"
             )
         return self

@@ -2,7 +2,8 @@
 
 At every step boundary, in this order: evaluate if due, save if due, end or stop if asked, take a
 step. What has been done at a boundary is in the state, so a run that resumes there does only the
-rest. What goes wrong within a step is for `recovery`.
+rest. When an evaluation is due is for `evaluation_times`, what goes wrong within a step for
+`recovery`.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from anneal_pipeline.training.batches import Batch, collate, collate_packed, mic
 from anneal_pipeline.training.best import pin_best, restore_best
 from anneal_pipeline.training.diagnosis import Diagnosis, Diagnostician, StepFacts
 from anneal_pipeline.training.early_stopping import gain, stale_evaluations
+from anneal_pipeline.training.evaluation_times import is_due
 from anneal_pipeline.training.loss import LogitsPath
 from anneal_pipeline.training.memory import MemoryRanOutError, RowLimit
 from anneal_pipeline.training.optimizer import AdapterOptimizer, StepOutcome
@@ -269,11 +271,16 @@ class Trainer:
 
     def _evaluate_if_due(self) -> bool:
         """False when asked to stop before the evaluation was done."""
-        step = self.state.step
-        # Before the first step the adapters add nothing: that would measure the base again.
-        due = step > 0 and (step % self.plan.evaluation_steps == 0 or step == self.plan.total_steps)
-        watched = self._watched()
-        if watched is None or not due or self.state.evaluated_step == step:
+        step, watched = self.state.step, self._watched()
+        if watched is None or self.state.evaluated_step == step:
+            return True
+        if not is_due(
+            self.config.evaluation.schedule,
+            plan=self.plan,
+            step=step,
+            last_step=self.state.evaluated_step,
+            values=self._watched_values(self.metric),
+        ):
             return True
         name, split = watched
         began = self.clock()

@@ -1,7 +1,9 @@
 """The learning rate of each step: a pure function, so that resuming needs no scheduler state.
 
 The shapes are those of `transformers.get_scheduler`, which a test holds them to; the warm-up begins
-at one part and not at nothing, so that no step is without effect.
+at one part and not at nothing, so that no step is without effect. `training.minLearningRate` is a
+floor under the fall: shapes that have an end are drawn down to it in place of their own,
+inverseSqrt stops there. The warm-up still rises from the bottom.
 """
 
 from __future__ import annotations
@@ -21,17 +23,27 @@ INVERSE_SQRT_TIMESCALE = 10_000
 
 
 def learning_rate(config: TrainingConfig, *, plan: StepPlan, step: int, peak: float) -> float:
-    """The rate of step `step`, counted from 0, of a run whose highest rate is `peak`."""
+    """The rate of step `step`, counted from 0, of a run whose highest rate is `peak`.
+
+    `peak` is below the configured rate once a recovery has lowered it; the floor goes down with it.
+    """
+    least = config.min_learning_rate
     return peak * rate_share(
         config.schedule,
         step=step,
         total_steps=plan.total_steps,
         warmup_steps=plan.warmup_steps,
+        floor=None if least is None else least / config.learning_rate,
     )
 
 
-def rate_share(schedule: str, *, step: int, total_steps: int, warmup_steps: int) -> float:
-    """Share of the peak learning rate for step `step`, counted from 0."""
+def rate_share(
+    schedule: str, *, step: int, total_steps: int, warmup_steps: int, floor: float | None = None
+) -> float:
+    """Share of the peak learning rate for step `step`, counted from 0.
+
+    `floor` is the least share after the warm-up; None: that of the schedule itself.
+    """
     if schedule == "constant":
         return 1.0
     if step < warmup_steps:
@@ -42,15 +54,21 @@ def rate_share(schedule: str, *, step: int, total_steps: int, warmup_steps: int)
             return 1.0
         case "inverseSqrt":
             timescale = warmup_steps or INVERSE_SQRT_TIMESCALE
-            return math.sqrt(timescale / (step - warmup_steps + timescale))
+            return max(floor or 0.0, math.sqrt(timescale / (step - warmup_steps + timescale)))
         case "cosine":
-            return 0.5 * (1.0 + math.cos(math.pi * progress))
+            return _down_to(floor, share=0.5 * (1.0 + math.cos(math.pi * progress)))
         case "cosineWithRestarts":
             cycle = (RESTART_CYCLES * progress) % 1.0
-            return 0.0 if progress >= 1.0 else 0.5 * (1.0 + math.cos(math.pi * cycle))
+            share = 0.0 if progress >= 1.0 else 0.5 * (1.0 + math.cos(math.pi * cycle))
+            return _down_to(floor, share=share)
         case "linear":
-            return 1.0 - progress
+            return _down_to(floor, share=1.0 - progress)
         case "polynomial":
-            end = POLYNOMIAL_END_SHARE
-            return float((1.0 - end) * (1.0 - progress) ** POLYNOMIAL_POWER + end)
+            end = POLYNOMIAL_END_SHARE if floor is None else floor
+            return _down_to(end, share=float((1.0 - progress) ** POLYNOMIAL_POWER))
     raise ValueError(f"unknown schedule {schedule}")
+
+
+def _down_to(end: float | None, *, share: float) -> float:
+    """A fall from 1 to 0 drawn so that it ends at `end`."""
+    return share if end is None else (1.0 - end) * share + end

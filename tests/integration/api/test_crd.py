@@ -63,6 +63,21 @@ REFUSED = [
         "training", {"batchSize": 4, "microBatchSize": 8}, "microBatchSize", id="micro over batch"
     ),
     pytest.param(
+        "training",
+        {"learningRate": 1e-4, "minLearningRate": 2e-4},
+        "minLearningRate",
+        id="least rate over the peak",
+    ),
+    *(
+        pytest.param(
+            "training",
+            {"schedule": schedule, "minLearningRate": 1e-5},
+            "minLearningRate has no effect",
+            id=f"least rate of {schedule}",
+        )
+        for schedule in ("constant", "constantWithWarmup")
+    ),
+    pytest.param(
         "dataset.filters", {"minTokens": 9, "maxTokens": 8}, "maxTokens", id="bounds reversed"
     ),
     pytest.param(
@@ -159,6 +174,14 @@ TAKEN = [
         "dataset.split",
         {"train": 0.7, "validation": 0.1999995, "test": 0.1},
         id="split that adds up within 1e-6",
+    ),
+    *(
+        pytest.param(
+            "training",
+            {"learningRate": 1e-4, "minLearningRate": least, "schedule": schedule},
+            id=f"least rate {least:g} of {schedule}",
+        )
+        for schedule, least in (("cosine", 1e-4), ("inverseSqrt", 1e-5))
     ),
     pytest.param("tuning.lora.initialization", "loftq", id="loftq"),
     pytest.param("compute", {"ranksPerWorker": 16}, id="as many ranks as rows of a batch"),

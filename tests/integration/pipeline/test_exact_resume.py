@@ -145,6 +145,30 @@ def test_dropout_rng_sampler_and_epoch_survive_a_kill_at_each_step(
     assert final_state(tmp_path) == final_state(whole(method))
 
 
+def test_adaptive_evaluations_are_at_the_same_steps_after_two_kills(
+    kit: ModuleType, model_dir: Path, rows: Path, tmp_path: Path
+) -> None:
+    """From 4 to 8 the metric has moved: the next evaluation comes after 2 steps in place of 4."""
+    config = kit.make_config(
+        training={"maxSteps": 12},
+        dataset={"split": {"train": 0.9, "validation": 0.1}},
+        evaluation={
+            "everySteps": 4,
+            "schedule": "adaptive",
+            "numGenerations": 0,
+            "baseline": False,
+        },
+        checkpoint={"everySteps": 3},
+        export={"verify": False},
+    )
+    quiet, disturbed = tmp_path / "quiet", tmp_path / "disturbed"
+    observer = kit.RecordingObserver()
+    kit.run(quiet, config, model_dir=model_dir, rows=rows, observer=observer)
+    assert sorted({report.step for report in observer.evaluations}) == [4, 8, 10, 12]
+    run_killed_at(kit, disturbed, config, model_dir=model_dir, rows=rows, steps=[9, 11])
+    assert final_state(disturbed) == final_state(quiet)
+
+
 @pytest.mark.parametrize("step", range(2, STEPS + 1, 2))
 def test_a_stop_during_an_evaluation_that_is_due_loses_neither_it_nor_the_best_checkpoint(
     kit: ModuleType,

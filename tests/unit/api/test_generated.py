@@ -77,6 +77,7 @@ DERIVED = {
     "tracking.registeredModel",
     "training.epochs",
     "training.microBatchSize",
+    "training.minLearningRate",
     "training.warmupRatio",
 }
 """Fields whose default follows from other fields or from the profile."""

@@ -126,8 +126,12 @@ FILES: dict[str, dict[str, str]] = {
         "training.lossOn": "training.loss_on",
         "training.seed": "training.seed",
         "checkpoint.milestones": "checkpoint.milestones",
+        "evaluation.schedule": "evaluation.schedule",
     },
-    f"{PIPELINE}/training/schedule.py": {"training.schedule": "config.schedule"},
+    f"{PIPELINE}/training/schedule.py": {
+        "training.schedule": "config.schedule",
+        "training.minLearningRate": "config.min_learning_rate",
+    },
     f"{PIPELINE}/training/recovery.py": {
         "training.learningRate": "training.learning_rate",
         "training.recovery.nan": "recovery.nan",
@@ -264,7 +268,13 @@ def test_every_field_of_a_job_is_read_or_refused(path: str) -> None:
         assert hit, f"spec.{path}: {value} is neither read (see CONSUMERS) nor refused"
 
 
-CHOICES = {"dataset.format", "dataset.layout", "training.schedule", "evaluation.metrics"}
+CHOICES = {
+    "dataset.format",
+    "dataset.layout",
+    "training.schedule",
+    "evaluation.metrics",
+    "evaluation.schedule",
+}
 
 
 @cache
