@@ -17,6 +17,7 @@ from anneal_pipeline.data.prepare import PreparedData, prepare_data
 from anneal_pipeline.data.tokens import generation_eos, stop_token_ids
 from anneal_pipeline.errors import NOTHING_TO_WATCH, UserError
 from anneal_pipeline.evaluation.perplexity import ROWS_PER_GROUP, Evaluator
+from anneal_pipeline.memory.while_loading import named_while_loading
 from anneal_pipeline.micro_batch import MicroBatch, RoomOf
 from anneal_pipeline.model.adapters import kept_parameters
 from anneal_pipeline.model.folder import check_model_folder, model_digest
@@ -250,9 +251,10 @@ def _load_model(inputs: Inputs, form: BaseForm) -> TunedModel:
     first, observer = inputs.ranks.is_first, inputs.observer
     if first:
         observer.on_stage(STAGE_MODEL, done=0, total=1, unit="models")
-    tuned = load_tuned_model(
-        inputs.config, folder=inputs.model_dir, device=inputs.ranks.device, form=form
-    )
+    with named_while_loading(folder=inputs.model_dir, uri=inputs.config.model.uri, form=form):
+        tuned = load_tuned_model(
+            inputs.config, folder=inputs.model_dir, device=inputs.ranks.device, form=form
+        )
     if first:
         observer.on_stage(STAGE_MODEL, done=1, total=1, unit="models")
         facts = {"trainable": tuned.num_trainable, "parameters": tuned.num_parameters}

@@ -20,6 +20,14 @@ CPU_OVERHEAD_BYTES = 64 << 20
 """Pages of libraries, packed weights of oneDNN and small blocks; measured by
 tests/benchmarks/memory.py."""
 CPU_BLOCK_BYTES = 64
+_CANNOT_GO_THROUGH = (
+    RuntimeError,
+    NotImplementedError,
+    TypeError,
+    ValueError,
+    AttributeError,
+)
+"""What models and libraries raise over tensors without numbers."""
 
 
 class PlanUnknownError(PipelineError):
@@ -60,7 +68,7 @@ class Planner:
         )
         try:
             batch = _run(self.skeleton, live, rows=rows, length=length)
-        except (RuntimeError, NotImplementedError, TypeError, AttributeError) as error:
+        except _CANNOT_GO_THROUGH as error:
             raise PlanUnknownError(_why(error)) from error
         return MemoryPlan(
             weights=held.weights,
@@ -90,7 +98,7 @@ def make_planner(config: PipelineConfig, *, folder: Path, place: Place) -> Plann
                 in_4_bit=place.in_4_bit,
                 on_gpu=place.on_gpu,
             )
-    except (RuntimeError, NotImplementedError, TypeError, AttributeError) as error:
+    except _CANNOT_GO_THROUGH as error:
         raise PlanUnknownError(_why(error)) from error
     return Planner(skeleton, place)
 

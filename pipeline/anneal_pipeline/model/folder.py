@@ -15,6 +15,7 @@ from anneal_pipeline.errors import (
     MODEL_UNSUPPORTED,
     UserError,
 )
+from anneal_pipeline.model.weight_files import check_weight_files
 
 CONFIG_NAME = "config.json"
 TOKENIZER_NAMES = ("tokenizer.json", "tokenizer.model", "vocab.json")
@@ -28,6 +29,7 @@ def check_model_folder(folder: Path, *, uri: str) -> None:
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     check_model_files(names, uri=uri)
     check_model_config((folder / CONFIG_NAME).read_bytes(), uri=uri)
+    check_weight_files(folder, uri=uri)
 
 
 def check_model_files(names: Sequence[str], *, uri: str) -> None:

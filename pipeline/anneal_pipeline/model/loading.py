@@ -10,11 +10,13 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    __version__,
 )
 
 from anneal_pipeline.config.pipeline import PipelineConfig
@@ -29,6 +31,7 @@ from anneal_pipeline.model.four_bit import BaseForm, choose_base_form
 from anneal_pipeline.model.layers import Layer
 from anneal_pipeline.model.new_tokens import extend_tokenizer, make_room, pieces_of
 from anneal_pipeline.model.targets import Targets, choose_targets, list_layers
+from anneal_pipeline.model.weight_files import require_all_loaded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +65,8 @@ def load_tokenizer(folder: Path, *, new_tokens: Sequence[str] = ()) -> PreTraine
         raise UserError(
             MODEL_UNSUPPORTED,
             f"The tokenizer of the model cannot be loaded ({error}); expected tokenizer.json and "
-            "tokenizer_config.json beside the weights",
+            "tokenizer_config.json beside the weights, as save_pretrained() of the tokenizer writes "
+            "them; upload them again",
         ) from error
     if tokenizer.pad_token_id is None:
         # Padding is masked by length, never by id, so that the EOS keeps its label.
@@ -86,7 +90,7 @@ def load_tuned_model(
         _keep_trainable(base)
     base.config.use_cache = False
     if config.training.gradient_checkpointing:
-        base.activation_checkpointing_enable({"use_reentrant": False})
+        _checkpoint_activations(base, uri=config.model.uri)
     targets = choose_targets(base, config.tuning.lora)
     stacks = [layer for layer in list_layers(base) if layer.num_experts] if form.in_4_bit else []
     tuned = add_adapters(
@@ -113,6 +117,17 @@ def load_tuned_model(
             *_warnings(config.tuning.lora, tuned, targets=targets, unquantised=stacks),
         ),
     )
+
+
+def _checkpoint_activations(base: PreTrainedModel, *, uri: str) -> None:
+    try:
+        base.activation_checkpointing_enable({"use_reentrant": False})
+    except ValueError as error:
+        raise UserError(
+            MODEL_UNSUPPORTED,
+            f"Model {uri} (a {base.config.model_type}) cannot be trained with "
+            f"training.gradientCheckpointing ({error}); set it to false",
+        ) from error
 
 
 def make_room_for(base: PreTrainedModel, tokens: Sequence[str], *, folder: Path) -> list[int]:
@@ -177,18 +192,46 @@ def load_base(
         options["quantization_config"] = quantization_settings(
             config.tuning.quantization, compute=compute
         )
+    uri = config.model.uri
     try:
-        return AutoModelForCausalLM.from_pretrained(
+        base, info = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=compute,
             device_map={"": str(device)},
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
+            # What is missing or of another shape is named below, and never left to chance.
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
             **options,
         )
     except (ValueError, KeyError) as error:
         raise UserError(
             MODEL_UNSUPPORTED,
-            f"Model {config.model.uri} cannot be loaded as a causal language model: {error}",
+            f"Model {uri} cannot be loaded as a causal language model: {_words(error)} Expected a "
+            f"text-generation architecture that transformers {__version__} has, with the "
+            "config.json it was published with; name such a model",
         ) from error
+    except (SafetensorError, OSError) as error:
+        # What the operating system says has a number, and is no mistake in the model.
+        if getattr(error, "errno", None) is not None:
+            raise
+        raise UserError(
+            MODEL_UNSUPPORTED,
+            f"The weights of model {uri} cannot be read: {_words(error)} Upload its own files "
+            "again",
+        ) from error
+    require_all_loaded(info, uri=uri)
+    if form.in_4_bit:
+        from anneal_pipeline.model.quantization import mismatched_layers
+
+        mismatched = mismatched_layers(base)
+        require_all_loaded({"missing_keys": (), "mismatched_keys": mismatched}, uri=uri)
+    return base
+
+
+def _words(error: Exception) -> str:
+    """What the library says, without its advice for people with a shell."""
+    words = " ".join(str(error).partition("\n\n")[0].split())
+    return words if words.endswith(".") else f"{words}."

@@ -39,3 +39,20 @@ def keep_trainable(model: torch.nn.Module) -> int:
         layer.support_avx512bf16_for_cpu = False
         speed_up(layer)
     return len(layers)
+
+
+def mismatched_layers(
+    model: torch.nn.Module,
+) -> set[tuple[str, tuple[int, ...], tuple[int, ...]]]:
+    """(name, shape in the files, shape expected) of 4-bit weights that do not fit their layer.
+
+    transformers compares the shapes of all other weights, and leaves these out.
+    """
+    found = set()
+    for name, layer in model.named_modules():
+        if isinstance(layer, bitsandbytes.nn.Linear4bit):
+            stored = tuple(layer.weight.quant_state.shape)
+            wanted = (layer.out_features, layer.in_features)
+            if stored != wanted:
+                found.add((f"{name}.weight", stored, wanted))
+    return found
