@@ -79,7 +79,7 @@ test-unit: env programs ## Run the unit tests: no network, under a minute.
 
 .PHONY: test-integration
 test-integration: env programs ## Run the integration tests: real API server, S3 server, MLflow, tiny models.
-	$(call step,integration tests,$(BIN)/pytest tests/integration -v --durations=15 $(PYTEST_ARGS))
+	$(call step,integration tests,OMP_NUM_THREADS=1 $(BIN)/pytest tests/integration -v -n 2 --dist loadfile --durations=15 $(PYTEST_ARGS))
 
 .PHONY: test-e2e
 test-e2e: env programs ## Run the end-to-end tests on the test cluster.

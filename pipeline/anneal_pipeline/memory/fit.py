@@ -141,7 +141,8 @@ def _longest(wanted: Setting, *, room: int, plan_of: PlanOf) -> Setting | None:
 
 def refusal(wanted: Setting, plan: MemoryPlan, *, room: Room, nearest: Nearest | None) -> str:
     """One sentence: what is needed, what there is, and what would fit."""
-    name, most = max(plan.parts().items(), key=lambda part: part[1])
+    parts = {"the libraries": room.libraries, "Ray": room.others, **plan.parts()}
+    name, most = max(parts.items(), key=lambda part: part[1])
     advice = (
         f"{nearest.change_from(wanted)}, which needs about "
         f"{size_text(nearest.plan.peak + room.taken)}"

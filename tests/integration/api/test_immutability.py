@@ -13,6 +13,8 @@ from anneal_operator.generate.crd import job_crd
 SPECIAL: dict[str, object] = {
     "tuning.lora.initialization": "loftq",
     "training.microBatchSize": 2,
+    "training.minLearningRate": 1e-5,
+    "compute.ranksPerWorker": 2,
     "checkpoint.acceptChanges": ["training.learningRate"],
     "training.earlyStopping": {"patience": 2},
     "export.gguf": {"types": ["q8_0"]},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from tests.unit.pipeline.kit import RecordingObserver, make_config, run, sums, write_rows
 
-from anneal_pipeline import micro_batch
+from anneal_pipeline import micro_batch, opening
 from anneal_pipeline.config.pipeline import PipelineConfig
 from anneal_pipeline.errors import DOES_NOT_FIT, UserError
 from anneal_pipeline.memory.estimate import planning
@@ -198,14 +197,14 @@ def test_a_real_pass_is_measured_and_leaves_no_trace_in_what_is_learnt(
 
 
 def test_what_cannot_fit_ends_before_any_weights_are_read(
-    tmp_path: Path, model_dir: Path, start: Start
+    tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hollow = tmp_path / "hollow"
-    shutil.copytree(model_dir, hollow)
-    (hollow / "model.safetensors").write_bytes(b"no weights at all")
+    loaded: list[object] = []
+    monkeypatch.setattr(opening, "_load_model", lambda *given: loaded.append(given))
     with pytest.raises(UserError, match="The run does not fit: it needs about") as refused:
-        start(tmp_path, config_of(), model_dir=hollow, room_of=room_of_bytes(1 << 20))
+        start(tmp_path, config_of(), room_of=room_of_bytes(1 << 20))
     assert refused.value.reason == DOES_NOT_FIT
+    assert not loaded
 
 
 def test_a_micro_batch_that_was_asked_for_is_lowered_and_that_is_said(

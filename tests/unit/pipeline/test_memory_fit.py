@@ -103,7 +103,7 @@ def test_a_refusal_names_need_room_and_remedy_in_one_sentence() -> None:
     said = refusal(WANTED, plan_of(WANTED), room=room, nearest=nearest)
     assert said == (
         "The run does not fit: it needs about 1.19 GiB with 8 rows of up to 1024 tokens per "
-        "forward pass, most of it for activations (320 MiB), and there are 1.07 GiB; set "
+        "forward pass, most of it for the libraries (600 MiB), and there are 1.07 GiB; set "
         "training.microBatchSize to 4, which needs about 1.04 GiB"
     )
 
