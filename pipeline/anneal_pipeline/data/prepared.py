@@ -37,9 +37,9 @@ class PreparedSplit:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    def lengths(self) -> list[int]:
-        lengths: list[int] = (self.offsets[1:] - self.offsets[:-1]).tolist()
-        return lengths
+    def lengths(self) -> array[int]:
+        """Tokens of each row."""
+        return array("I", np.diff(self.offsets.numpy()).astype(np.uint32).tobytes())
 
     def row(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """(ids, is_response) of one row."""

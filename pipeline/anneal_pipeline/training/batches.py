@@ -11,10 +11,14 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from anneal_pipeline.data.packing import longest_first
 from anneal_pipeline.data.prepared import PreparedSplit
 
 BATCHES_PER_GROUP = 32
@@ -64,11 +68,11 @@ class Batch:
         return inputs
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # compared by identity: a hash would read it all
 class StepBatches:
     """The rows of each optimiser step of a run."""
 
-    lengths: tuple[int, ...]
+    lengths: NDArray[np.uint32]
     batch_size: int
     seed: int
 
@@ -79,25 +83,26 @@ class StepBatches:
     def rows_of(self, step: int) -> tuple[int, ...]:
         """Row numbers of step `step` (from 0), longest first."""
         epoch, index = divmod(step, self.steps_per_epoch)
-        return _epoch_batches(self, epoch)[index]
+        first = index * self.batch_size
+        rows: list[int] = _epoch_rows(self, epoch)[first : first + self.batch_size].tolist()
+        return tuple(rows)
 
 
 @lru_cache(maxsize=2)
-def _epoch_batches(batches: StepBatches, epoch: int) -> tuple[tuple[int, ...], ...]:
+def _epoch_rows(batches: StepBatches, epoch: int) -> NDArray[np.uint32]:
+    """All rows in the order of an epoch; the last of its batches may be a partial one."""
     generator = torch.Generator().manual_seed(seed_of(batches.seed, "epoch", epoch))
-    order: list[int] = torch.randperm(len(batches.lengths), generator=generator).tolist()
+    order = torch.randperm(len(batches.lengths), generator=generator).numpy().astype(np.uint32)
     size = batches.batch_size
     # The partial batch is cut off first, so that it is a random one and not the longest rows.
     full = len(order) // size * size
-    tail = sorted(order[full:], key=lambda row: -batches.lengths[row])
-    grouped: list[tuple[int, ...]] = []
-    for start in range(0, full, size * BATCHES_PER_GROUP):
-        group = order[start : min(start + size * BATCHES_PER_GROUP, full)]
-        group.sort(key=lambda row: -batches.lengths[row])
-        grouped.extend(tuple(group[i : i + size]) for i in range(0, len(group), size))
-    mixed: list[int] = torch.randperm(len(grouped), generator=generator).tolist()
-    ordered = [grouped[index] for index in mixed]
-    return (*ordered, *([tuple(tail)] if tail else []))
+    bounds = (*range(0, full, size * BATCHES_PER_GROUP), full, len(order))
+    for start, end in pairwise(bounds):
+        group = order[start:end]
+        order[start:end] = group[longest_first(batches.lengths[group])]
+    mixed = torch.randperm(full // size, generator=generator).numpy()
+    whole = order[:full].reshape(-1, size)[mixed]
+    return np.concatenate([whole.ravel(), order[full:]])
 
 
 def seed_of(*parts: object) -> int:

@@ -12,36 +12,38 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from anneal_pipeline.config.training import TrainingConfig
-from anneal_pipeline.data.packing import pack
+from anneal_pipeline.data.packing import Packed, pack
 from anneal_pipeline.training.batches import StepBatches, seed_of
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)  # compared by identity: a hash would read it all
 class Packing:
-    row_lengths: tuple[int, ...]
-    sequences: tuple[tuple[int, ...], ...]
+    row_lengths: NDArray[np.uint32]
+    sequences: Packed
     """Rows of each sequence before they change places."""
     seed: int
 
     def rows_of(self, sequence: int, *, epoch: int) -> tuple[int, ...]:
         places = _places(self, epoch)
-        return tuple(places[row] for row in self.sequences[sequence])
+        return tuple(int(places[row]) for row in self.sequences[sequence])
 
 
 @lru_cache(maxsize=2)
-def _places(packing: Packing, epoch: int) -> tuple[int, ...]:
+def _places(packing: Packing, epoch: int) -> NDArray[np.uint32]:
     """The row that stands in for each row in this epoch; it has the same length."""
     lengths = packing.row_lengths
     generator = torch.Generator().manual_seed(seed_of(packing.seed, "packing", epoch))
-    shuffled: list[int] = torch.randperm(len(lengths), generator=generator).tolist()
-    shuffled.sort(key=lambda row: lengths[row])
-    places = list(range(len(lengths)))
-    for row, other in zip(sorted(places, key=lambda row: lengths[row]), shuffled, strict=True):
-        places[row] = other
-    return tuple(places)
+    shuffled = torch.randperm(len(lengths), generator=generator).numpy()
+    places = np.empty(len(lengths), dtype=np.uint32)
+    places[np.argsort(lengths, kind="stable")] = shuffled[
+        np.argsort(lengths[shuffled], kind="stable")
+    ]
+    return places
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +55,11 @@ class StepSequences:
 
     @classmethod
     def of(cls, config: TrainingConfig, row_lengths: Sequence[int]) -> Self:
-        packing, lengths = None, tuple(row_lengths)
+        packing, lengths = None, np.asarray(row_lengths, dtype=np.uint32)
         if config.packing:
-            sequences = tuple(pack(lengths, limit=config.sequence_length))
+            sequences = pack(row_lengths, limit=config.sequence_length)
             packing = Packing(row_lengths=lengths, sequences=sequences, seed=config.seed)
-            lengths = tuple(sum(row_lengths[row] for row in rows) for rows in sequences)
+            lengths = sequences.lengths(lengths)
         batches = StepBatches(lengths=lengths, batch_size=config.batch_size, seed=config.seed)
         return cls(batches=batches, packing=packing)
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
+import tracemalloc
+from array import array
+from collections.abc import Sequence
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,7 +28,7 @@ def test_every_row_is_in_one_sequence_and_none_is_too_long(lengths: list[int]) -
     packed = pack(lengths, limit=LIMIT)
     assert sorted(row for rows in packed for row in rows) == list(range(len(lengths)))
     assert max(sum(lengths[row] for row in rows) for rows in packed) <= LIMIT
-    assert packed == pack(lengths, limit=LIMIT)
+    assert list(packed) == list(pack(lengths, limit=LIMIT))
 
 
 @given(lengths=LENGTHS)
@@ -61,7 +66,9 @@ def test_rows_of_a_chat_dataset_fill_nearly_everything() -> None:
     )
 
 
-def sequences_of(lengths: list[int], *, packing: bool = True, **training: object) -> StepSequences:
+def sequences_of(
+    lengths: Sequence[int], *, packing: bool = True, **training: object
+) -> StepSequences:
     data = {"batchSize": 4, "sequenceLength": LIMIT, "packing": packing, **training}
     return StepSequences.of(TrainingConfig.parse(data), lengths)
 
@@ -79,6 +86,61 @@ def test_an_epoch_has_every_row_once_and_always_as_many_steps(
     assert max(sum(lengths[row] for row in rows) for rows in flat) <= LIMIT
     again = sequences_of(lengths, packing=packing)
     assert again.of_step(epoch * per_epoch) == steps[0], "a resumed run has the same"
+
+
+def digest_of(plan: object) -> str:
+    return hashlib.sha256(repr(plan).encode()).hexdigest()[:16]
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "limit", "batch_size", "packing", "packed", "steps"),
+    [
+        (1, 64, 4, True, "78fce9491f4b0e3b", "94c8afd2eaa9c7ff"),
+        (7, 64, 4, True, "4282489b74536625", "4395219608c58a4e"),
+        (1000, 64, 4, True, "0a7536dbe8fd4a39", "a664d925b6ebb343"),
+        (1000, 64, 7, False, "0a7536dbe8fd4a39", "0968dae4295257b1"),
+        (5000, 2048, 16, True, "3b2474091f7e529f", "512ab1655179aa5e"),
+        (5000, 2048, 16, False, "3b2474091f7e529f", "63f807ab22e7d329"),
+    ],
+)
+def test_the_order_of_rows_is_that_of_every_earlier_version(
+    num_rows: int, limit: int, batch_size: int, packing: bool, packed: str, steps: str
+) -> None:
+    """A run that an earlier version began goes on over the same rows."""
+    draw = random.Random(num_rows)
+    lengths = [draw.randint(1, limit + 2) for _ in range(num_rows)]
+    assert digest_of(list(pack(lengths, limit=limit))) == packed
+    sequences = sequences_of(
+        lengths, packing=packing, batchSize=batch_size, sequenceLength=limit, seed=3
+    )
+    num_steps = 3 * sequences.batches.steps_per_epoch
+    assert digest_of([sequences.of_step(step) for step in range(num_steps)]) == steps
+
+
+def test_the_order_of_rows_written_out() -> None:
+    lengths = [33, 46, 4, 60, 32, 7, 21, 15, 48, 61, 32, 49]
+    assert list(pack(lengths, limit=LIMIT)) == [
+        *((9,), (3, 2), (11, 7), (8,), (1,), (0, 6, 5), (4, 10)),
+    ]
+    sequences = sequences_of(lengths, batchSize=2)
+    assert [sequences.of_step(step) for step in range(8)] == [
+        *([(9,), (1,)], [(11, 7), (0, 6, 5)], [(4, 10), (3, 2)], [(8,)]),
+        *([(8,), (1,)], [(0, 6, 5), (9,)], [(3, 2), (11, 7)], [(10, 4)]),
+    ]
+
+
+def test_a_hundred_thousand_rows_take_a_few_bytes_each() -> None:
+    draw = random.Random(2)
+    lengths = array("I", (draw.randint(8, 2048) for _ in range(100_000)))
+    tracemalloc.start()
+    try:
+        sequences = sequences_of(lengths, sequenceLength=2048)
+        sequences.of_step(0)
+        sequences.of_step(sequences.batches.steps_per_epoch)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held / len(lengths) < 40
 
 
 def test_rows_change_company_from_epoch_to_epoch_and_with_the_seed() -> None:
