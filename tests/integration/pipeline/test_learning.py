@@ -195,7 +195,7 @@ def test_perplexity_does_not_depend_on_the_batch(
             wanted=("perplexity",),
             should_stop=lambda: False,
             on_progress=lambda stage, done, total: None,
-            on_halved=lambda rows: None,
+            on_halved=lambda rows, rank=0: None,
         )
         measured = evaluator.measure(split, stage="evaluation")
         assert measured is not None
