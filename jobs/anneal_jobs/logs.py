@@ -11,7 +11,8 @@ from anneal_jobs.redaction import redact
 _FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 _QUIET = ("urllib3", "botocore", "boto3", "s3transfer", "httpx", "httpcore", "filelock", "alembic")
 TAIL_BYTES = 5 << 20
-"""Of a log file, so much from its end is uploaded."""
+"""Of a log for people, so much from its end is uploaded, in whole lines."""
+_FOR_PROGRAMS = ".jsonl"
 
 
 class _MaskingFormatter(logging.Formatter):
@@ -37,13 +38,21 @@ def log_to(path: Path, *, with_console: bool) -> None:
 
 
 def tail_of(path: Path) -> bytes:
-    """The last `TAIL_BYTES` of a log file."""
+    """The last whole lines of a log file, up to `TAIL_BYTES`."""
     with path.open("rb") as file:
-        size = file.seek(0, 2)
-        file.seek(max(0, size - TAIL_BYTES))
-        return file.read()
+        begin = max(0, file.seek(0, 2) - TAIL_BYTES)
+        file.seek(max(0, begin - 1))
+        data = file.read()
+    # What was begun with is the rest of a line, or the end of the one before.
+    _, has_end, rest = data.partition(b"\n")
+    return rest if begin and has_end else data
 
 
-def shown_tail(path: Path) -> bytes:
-    """The same with secrets masked: what libraries print past our own handlers has them still."""
-    return redact(tail_of(path).decode("utf-8", "replace")).encode()
+def shown(path: Path) -> bytes:
+    """What of a log file people get to see, with secrets masked.
+
+    Libraries print past our own handlers, so that the file itself has them still. What programs
+    read is whole: a log of events without its first ones tells a wrong story.
+    """
+    data = path.read_bytes() if path.suffix == _FOR_PROGRAMS else tail_of(path)
+    return redact(data.decode("utf-8", "replace")).encode()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -44,12 +45,14 @@ _TAGGED = frozenset(
     {
         pipeline.EVENT_RECOVERED,
         pipeline.EVENT_DIAGNOSIS,
+        pipeline.EVENT_CHECKPOINT_REJECTED,
         pipeline.EVENT_EARLY_STOP,
         pipeline.EVENT_MEMORY_PLANNED,
         pipeline.EVENT_BEST_RESTORED,
     }
 )
 """Events that change or explain the numbers of a run, and so stay with them."""
+_TAGS_KEY = "eventTags"
 _REPORT_SUFFIXES = (".html", ".json", ".md")
 
 
@@ -68,6 +71,8 @@ class RunObserver:
     num_ranks: int = 1
     """Ranks that share this pod's memory."""
     memory: StageMemory = field(init=False)
+    _tags: Counter[str] = field(default_factory=Counter, init=False)
+    """How many events have had the same key: MLflow keeps only the last value of a tag."""
 
     def __post_init__(self) -> None:
         self.memory = StageMemory(
@@ -121,7 +126,7 @@ class RunObserver:
         if self.writer is not None and "backTo" in fields:
             self.writer.go_back(step=fields["step"], back_to=fields["backTo"])
         if self.writer is not None and name in _TAGGED:
-            self.writer.submit(_tag_action(tag_of_event(name, fields), message))
+            self.writer.submit(_tag_action(self._own_tag(name, fields), message))
         if self.display is not None:
             self.display.on_event(name, message, fields)
 
@@ -137,6 +142,11 @@ class RunObserver:
     def should_stop(self) -> bool:
         return self.stop_file.exists() or (self.reporter is not None and self.reporter.is_stale)
 
+    def _own_tag(self, name: str, fields: Mapping[str, Any]) -> str:
+        key = tag_of_event(name, fields)
+        self._tags[key] += 1
+        return key if self._tags[key] == 1 else f"{key}.{self._tags[key]}"
+
     def _add_memory(self, reading: MemoryReading) -> None:
         log.info("memory at the end of stage %s: %s", reading.stage, describe(reading))
         if self.writer is not None:
@@ -146,9 +156,12 @@ class RunObserver:
         self.on_event(pipeline.EVENT_WARNING, message, {"kind": "memory"})
 
     def save_state(self) -> Mapping[str, Any]:
-        return self.writer.save_state() if self.writer is not None else {}
+        kept = self.writer.save_state() if self.writer is not None else {}
+        return {**kept, _TAGS_KEY: dict(self._tags)}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
+        # An event that was lost with the steps since then comes again, under the same tag.
+        self._tags |= Counter(state.get(_TAGS_KEY, {}))
         if self.writer is not None:
             self.writer.load_state(state)
 
@@ -176,8 +189,12 @@ class StopObserver(pipeline.NullObserver):
 
 
 def tag_of_event(name: str, fields: Mapping[str, Any]) -> str:
-    """The key of an event on its MLflow run: by kind, and by row or step where it has one."""
-    which = fields.get("row") or (f"step-{fields['step']:06d}" if "step" in fields else "")
+    """The key of an event on its MLflow run: by kind, and by what it is about or its step.
+
+    What it is about is the row of a diagnosis or the name of a checkpoint.
+    """
+    about = fields.get("row") or fields.get("checkpoint")
+    which = about or (f"step-{fields['step']:06d}" if "step" in fields else "")
     parts = ("anneal", name, str(fields.get("kind", "")), str(which))
     return ".".join(part for part in parts if part)
 

@@ -23,7 +23,7 @@ from anneal_jobs.errors import (
     JobsError,
 )
 from anneal_jobs.inputs import check_inputs
-from anneal_jobs.logs import log_to, shown_tail
+from anneal_jobs.logs import log_to, shown
 from anneal_jobs.outcome import outcome_of_error, write_termination_log
 from anneal_jobs.progress import ProgressServer, send_outcome
 from anneal_jobs.stop import StopRequest
@@ -135,7 +135,7 @@ def tell(outcome: Outcome, *, number: int, termination_log: Path, seconds: float
 
 
 def keep_logs(attempt: Attempt, outcome: Outcome) -> None:
-    """Leave the outcome and the end of every log file in the output folder."""
+    """Leave the outcome and the log files in the output folder."""
     name = logs_folder(attempt)
     try:
         folder = open_folder(parse_uri(attempt.config.output_uri), s3_settings_of(attempt.config))
@@ -166,11 +166,11 @@ def show_logs(attempt: Attempt, *, within_seconds: float) -> None:
 
 
 def attempt_logs(attempt: Attempt) -> dict[str, bytes]:
-    """The end of every log file, by name, with secrets masked."""
+    """The log files by name, of long ones the end, with secrets masked."""
     paths = [
         path for path in sorted(attempt.folders.logs.iterdir()) if path.suffix in _LOG_SUFFIXES
     ]
-    return {path.name: shown_tail(path) for path in paths}
+    return {path.name: shown(path) for path in paths}
 
 
 def logs_folder(attempt: Attempt) -> str:

@@ -197,11 +197,12 @@ def _evaluator(
         if inputs.ranks.is_first:
             inputs.observer.on_stage(stage, done=done, total=total, unit="batches")
 
-    def report_halving(rows: int) -> None:
+    def report_halving(rows: int, *, rank: int = 0) -> None:
+        where = "there" if inputs.ranks.world_size == 1 else f"there on rank {rank}"
         inputs.observer.on_event(
             EVENT_RECOVERED,
-            f"Memory ran out in an evaluation; going on with {rows} rows per forward pass there",
-            {"kind": "oom", "evaluationBatchSize": rows},
+            f"Memory ran out in an evaluation; going on with {rows} rows per forward pass {where}",
+            {"kind": "oom", "evaluationBatchSize": rows, "rank": rank},
         )
 
     training = inputs.config.training

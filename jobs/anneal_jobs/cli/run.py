@@ -30,7 +30,7 @@ from anneal_jobs.errors import TRACKING_FAILED, InfrastructureError, JobsError
 from anneal_jobs.event_log import EVENTS_NAME
 from anneal_jobs.execution import Reporting, run_first_rank
 from anneal_jobs.inputs import CONFIG_NAME
-from anneal_jobs.logs import log_to, shown_tail
+from anneal_jobs.logs import log_to, shown
 from anneal_jobs.outcome import outcome_of_error
 from anneal_jobs.run_state import RunState
 from anneal_jobs.storage.access import s3_settings_of
@@ -104,7 +104,7 @@ def run_job(job: JobFile, options: LocalOptions) -> int:
     log_to(log_path, with_console=False)
     logging.captureWarnings(capture=True)
     outcome = _train(attempt, client)
-    logs = {path.name: shown_tail(path) for path in log_paths if path.exists()}
+    logs = {path.name: shown(path) for path in log_paths if path.exists()}
     _keep(folder, config, outcome, number=number, logs=logs)
     send_logs(
         client,

@@ -9,7 +9,7 @@ from anneal_pipeline.config.values import NumSteps
 
 DEFAULT_CHECKPOINT_SHARE = 0.1
 """Share of all steps between checkpoints where everySteps is not set."""
-ACCEPTED_CHANGE = r"^(model|dataset|tuning|training|libraries)(\.[A-Za-z0-9_-]+)*$"
+ACCEPTED_CHANGE = r"^(model|dataset|tuning|training|evaluation|libraries)(\.[A-Za-z0-9_-]+)*$"
 
 
 class CheckpointConfig(Schema):
@@ -28,6 +28,7 @@ class CheckpointConfig(Schema):
     )
     """What may differ from the run a checkpoint belongs to: a section or a field of the
     configuration (training, training.learningRate), dataset.content, model.content, libraries, or
-    one library (libraries.torch). Everything else that differs is refused."""
+    one library (libraries.torch). Everything else that differs is refused; of evaluation, only
+    when it is made, and only with training.earlyStopping."""
     grace_seconds: int = Field(default=120, ge=15, le=3600)
     """Time an interrupted attempt gets to save a checkpoint, at most what the profile allows."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from peft import PeftModel
@@ -47,6 +48,11 @@ class SplitMetrics:
         )
 
 
+class OnHalved(Protocol):
+    def __call__(self, rows: int, *, rank: int = 0) -> None:
+        """Memory ran out on a rank, which goes on with so many rows per forward pass."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Evaluator:
     """Measures the model as it is at the moment: adapters on or off is the caller's."""
@@ -61,8 +67,10 @@ class Evaluator:
     should_stop: Callable[[], bool]
     on_progress: Callable[[str, int, int], None]
     """Called with (stage, batches done, batches in all)."""
-    on_halved: Callable[[int], None]
-    """Called with the rows per forward pass after memory ran out."""
+    on_halved: OnHalved
+    """Called on the first rank, for every rank."""
+    _untold: list[int] = field(default_factory=list, init=False)
+    """What this rank, which is not the first, has gone down to since it last met the others."""
 
     def measure(self, split: PreparedSplit, *, stage: str) -> SplitMetrics | None:
         """Metrics over a split, for `stage`; None if asked to stop on the way."""
@@ -95,6 +103,7 @@ class Evaluator:
                 for rows in mine:
                     found = self._group_sums(split, rows, train_all=train_all)
                     sums = [total + value for total, value in zip(sums, found, strict=True)]
+            self._tell_of_others()
             self.on_progress(stage, min(first + self.ranks.world_size, len(groups)), len(groups))
         return self.ranks.sum(sums)
 
@@ -130,7 +139,19 @@ class Evaluator:
                 + ("set training.recovery.oom to recover; or " if rows > 1 else "")
                 + f"set training.sequenceLength to {max(8, length // 2)}",
             )
-        self.on_halved(self.limit.rows)
+        if self.ranks.is_first:
+            self.on_halved(self.limit.rows)
+        else:
+            self._untold.append(self.limit.rows)
+
+    def _tell_of_others(self) -> None:
+        """Only the first rank is heard outside, so it tells for those that have gone down."""
+        if not self.ranks.any(bool(self._untold)):
+            return
+        for rank, lowered in enumerate(self.ranks.gather(tuple(self._untold))):
+            for rows in lowered if self.ranks.is_first else ():
+                self.on_halved(rows, rank=rank)
+        self._untold.clear()
 
     def _batch_sums(self, batch: Batch) -> tuple[float, float, float]:
         loss = correct = count = 0.0

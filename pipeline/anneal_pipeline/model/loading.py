@@ -65,8 +65,8 @@ def load_tokenizer(folder: Path, *, new_tokens: Sequence[str] = ()) -> PreTraine
         raise UserError(
             MODEL_UNSUPPORTED,
             f"The tokenizer of the model cannot be loaded ({error}); expected tokenizer.json and "
-            "tokenizer_config.json beside the weights, as the tokenizer's save_pretrained() writes "
-            "them; upload them again",
+            "tokenizer_config.json beside the weights, as save_pretrained() of the tokenizer "
+            "writes them; upload them again",
         ) from error
     if tokenizer.pad_token_id is None:
         # Padding is masked by length, never by id, so that the EOS keeps its label.

@@ -2,7 +2,9 @@
 
 A run that goes on under another configuration, other rows, another base or other libraries is
 another run: it is refused with every difference named, unless `checkpoint.acceptChanges` names it.
-Threads, processor and ranks change with the machine; they cost the last bits and only warn.
+Threads, processor and ranks change with the machine; they cost the last bits and only warn. When
+evaluations are made counts where early stopping watches them: they decide which step is the last,
+and which one is the best.
 """
 
 from __future__ import annotations
@@ -23,6 +25,9 @@ MODEL_CONTENT = "model.content"
 LIBRARIES = "libraries"
 BASE_DIGEST = "baseDigest"
 """The run fact that stands for the model's weights."""
+_EVALUATION = "evaluation"
+_TOLD_ONLY = ("baseline", "metrics", "prompts", "numGenerations", "generalText")
+"""Fields of it that change what is reported, and never what is trained."""
 _SHOWN_MAX = 60
 _DIGEST_SHOWN = 12
 
@@ -52,7 +57,10 @@ def find_changes(
     saved_facts: Mapping[str, Any],
 ) -> list[Change]:
     """Every difference that makes it another run, configuration first."""
-    changes = _between(_leaves(_known(read_config(saved.folder))), _leaves(config.to_data()))
+    before, now = _known(read_config(saved.folder)), config.to_data()
+    changes = _between(_leaves(before), _leaves(now))
+    if _is_watched(before) or _is_watched(now):
+        changes += _between(_evaluation_times(before), _evaluation_times(now))
     digests = (
         (DATASET_CONTENT, saved.manifest.dataset_digest, dataset_digest),
         (MODEL_CONTENT, saved_facts.get(BASE_DIGEST), facts.get(BASE_DIGEST)),
@@ -100,6 +108,15 @@ def _leaves(config: Mapping[str, Any]) -> dict[str, Any]:
     for section in MATHEMATICAL_SECTIONS:
         walk(config.get(section), section)
     return found
+
+
+def _is_watched(config: Mapping[str, Any]) -> bool:
+    return config.get("training", {}).get("earlyStopping") is not None
+
+
+def _evaluation_times(config: Mapping[str, Any]) -> dict[str, Any]:
+    section: Mapping[str, Any] = config.get(_EVALUATION, {})
+    return {f"{_EVALUATION}.{k}": value for k, value in section.items() if k not in _TOLD_ONLY}
 
 
 def _between(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:

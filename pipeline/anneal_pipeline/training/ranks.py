@@ -86,6 +86,15 @@ class Ranks:
                 torch.distributed.broadcast_object_list(made, src=0, device=self.device)
         return cast(_T, made[0])
 
+    def gather(self, value: _T) -> list[_T]:
+        """What each rank brings, in the order of ranks, on all of them."""
+        if self.world_size == 1:
+            return [value]
+        brought: list[_T | None] = [None] * self.world_size
+        with _meeting():
+            torch.distributed.all_gather_object(brought, value)
+        return cast(list[_T], brought)
+
     def sum_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
         """Add up gradients over all ranks in place; a rank without any adds zeros."""
         if self.world_size == 1:

@@ -170,31 +170,65 @@ def test_points_of_the_new_way_count_as_later_on_a_node_whose_clock_is_behind(
     assert sorted(steps_of(client, run_id)) == [1, 2, 3, 3, 4, 4, 5, 6]
 
 
-def test_every_action_of_a_recovery_is_a_tag_of_the_run(
-    client: MlflowClient, run_id: str, writer: RunWriter, tmp_path: Path
-) -> None:
-    observer = RunObserver(
+def observer_of(run_id: str, writer: RunWriter, folder: Path) -> RunObserver:
+    return RunObserver(
         state=RunState(),
-        stop_file=tmp_path / "stop",
+        stop_file=folder / "stop",
         writer=writer,
         reporter=None,
         uploader=None,
         display=None,
-        events=EventLog(tmp_path / "events.jsonl", run=run_id, attempt=1),
-        workspace=tmp_path,
+        events=EventLog(folder / "events.jsonl", run=run_id, attempt=1),
+        workspace=folder,
     )
+
+
+def event_tags(client: MlflowClient, run_id: str) -> dict[str, str]:
+    tags = client.get_run(run_id).data.tags
+    return {key: value for key, value in tags.items() if key.startswith("anneal.")}
+
+
+def test_every_action_of_a_recovery_is_a_tag_of_the_run(
+    client: MlflowClient, run_id: str, writer: RunWriter, tmp_path: Path
+) -> None:
+    observer = observer_of(run_id, writer, tmp_path)
     for kind in ("oom", "nan", "divergence"):
         observer.on_event(pipeline.EVENT_RECOVERED, f"{kind} happened", {"kind": kind, "step": 4})
     for name in (pipeline.EVENT_EARLY_STOP, pipeline.EVENT_BEST_RESTORED):
         observer.on_event(name, f"{name} happened", {"step": 9})
     assert writer.flush(within_seconds=LONG_SECONDS)
-    tags = client.get_run(run_id).data.tags
-    assert {key: value for key, value in tags.items() if key.startswith("anneal.")} == {
+    assert event_tags(client, run_id) == {
         "anneal.recovered.oom.step-000004": "oom happened",
         "anneal.recovered.nan.step-000004": "nan happened",
         "anneal.recovered.divergence.step-000004": "divergence happened",
         "anneal.early-stop.step-000009": "early-stop happened",
         "anneal.best-restored.step-000009": "best-restored happened",
+    }
+
+
+def test_events_of_one_kind_and_step_stand_beside_each_other_in_all_attempts(
+    client: MlflowClient, run_id: str, writer: RunWriter, tmp_path: Path
+) -> None:
+    first = observer_of(run_id, writer, tmp_path)
+    halved = {"kind": "oom", "step": 4}
+    first.on_event(pipeline.EVENT_RECOVERED, "4 rows", halved)
+    first.on_event(pipeline.EVENT_RECOVERED, "2 rows", halved)
+    first.on_event(pipeline.EVENT_RECOVERED, "8 rows in an evaluation", {"kind": "oom"})
+    saved = first.save_state()
+    first.on_event(pipeline.EVENT_RECOVERED, "lost with its step", {"kind": "oom"})
+
+    second = observer_of(run_id, writer, tmp_path)
+    rejected = {"checkpoint": "step-000006-a01-1f2e3d4c"}
+    second.on_event(pipeline.EVENT_CHECKPOINT_REJECTED, "a byte flipped", rejected)
+    second.load_state(saved)
+    second.on_event(pipeline.EVENT_RECOVERED, "4 rows in an evaluation", {"kind": "oom"})
+    assert writer.flush(within_seconds=LONG_SECONDS)
+    assert event_tags(client, run_id) == {
+        "anneal.recovered.oom.step-000004": "4 rows",
+        "anneal.recovered.oom.step-000004.2": "2 rows",
+        "anneal.recovered.oom": "8 rows in an evaluation",
+        "anneal.recovered.oom.2": "4 rows in an evaluation",
+        "anneal.checkpoint-rejected.step-000006-a01-1f2e3d4c": "a byte flipped",
     }
 
 

@@ -16,6 +16,7 @@ from anneal_pipeline.checkpoint.store import CheckpointStore
 from anneal_pipeline.config.pipeline import PipelineConfig
 from anneal_pipeline.config.training import TrainingConfig
 from anneal_pipeline.data.prepared import PreparedSplit
+from anneal_pipeline.evaluation.perplexity import Evaluator
 from anneal_pipeline.memory.estimate import planning
 from anneal_pipeline.memory.fit import MARGIN, Setting
 from anneal_pipeline.memory.room import Room
@@ -156,6 +157,9 @@ def _arrange(deed: Deed, observer: Asking) -> None:
     if deed.kind == "cannot load":
         _replace(opening, "load_tuned_model", lambda original: _raise(OSError("no model")))
         return
+    if deed.kind == "evaluate with little memory":
+        _replace(Evaluator, "_batch_sums", _limit_rows)
+        return
     deeds: dict[str, Callable[[], None]] = {
         "stop": lambda: setattr(observer, "asks", True),
         "raise": lambda: _break_forward(ValueError("odd shape")),
@@ -180,6 +184,17 @@ def _arrange(deed: Deed, observer: Asking) -> None:
         return counting
 
     _replace(AdapterOptimizer, "gather", wrap)
+
+
+def _limit_rows(measure: Callable[..., Any]) -> Callable[..., Any]:
+    """Let the real allocator refuse more than two rows."""
+
+    def hungry(self: Evaluator, batch: Batch) -> Any:
+        if len(batch.ids) > 2:
+            torch.empty(1 << 50)
+        return measure(self, batch)
+
+    return hungry
 
 
 def _after_apply(change: Callable[[torch.Tensor], object]) -> None:

@@ -8,7 +8,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -317,6 +317,32 @@ class TestAnotherRun:
         kit.run(tmp_path, accepted, observer=observer, **options)
         assert [report.step for report in observer.steps] == [3]
         assert any("training.batchSize 4 -> 8" in message for _, message in observer.events)
+
+    @pytest.mark.parametrize("is_watched", [True, False])
+    def test_other_times_of_evaluation_count_where_early_stopping_watches(
+        self, kit: ModuleType, model_dir: Path, tmp_path: Path, *, is_watched: bool
+    ) -> None:
+        rows = kit.write_rows(tmp_path / "rows.jsonl", kit.sums(20))
+        options = {"model_dir": model_dir, "rows": rows}
+
+        def config(accept: Sequence[str] = (), **evaluation: Any) -> Any:
+            watched = {"earlyStopping": {"patience": 3}} if is_watched else {}
+            return kit.make_config(
+                training={"maxSteps": 2, **watched},
+                dataset={"split": {"train": 0.5, "validation": 0.5}},
+                evaluation={"numGenerations": 0, "baseline": False, **evaluation},
+                checkpoint={"acceptChanges": list(accept)},
+                export={"verify": False},
+            )
+
+        kit.run(tmp_path, config(everySteps=2), **options)
+        other_words = config(everySteps=2, prompts=["What is 1 plus 1?"])
+        assert kit.run(tmp_path, other_words, attempt=2, **options).step == 2
+        if is_watched:
+            with pytest.raises(UserError, match=r"another run: evaluation.everySteps 2 -> 1;"):
+                kit.run(tmp_path, config(everySteps=1), attempt=3, **options)
+        accept = ["evaluation.everySteps"] if is_watched else []
+        assert kit.run(tmp_path, config(accept, everySteps=1), attempt=4, **options).step == 2
 
     def test_changed_rows_are_refused(
         self, kit: ModuleType, model_dir: Path, begun: Path, tmp_path: Path

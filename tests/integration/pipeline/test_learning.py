@@ -190,7 +190,7 @@ def measured(tuned: TunedModel, split: PreparedSplit, *, rows_at_once: int) -> d
         wanted=("perplexity",),
         should_stop=lambda: False,
         on_progress=lambda stage, done, total: None,
-        on_halved=lambda rows: None,
+        on_halved=lambda rows, rank=0: None,
     )
     found = evaluator.measure(split, stage="evaluation")
     assert found is not None
@@ -343,7 +343,7 @@ def test_32_rows_are_learnt_by_heart_at_default_settings_and_answered_to_the_sto
         limit=RowLimit(rows=32, may_halve=False),
         should_stop=lambda: False,
         on_progress=lambda answered: None,
-        on_halved=lambda rows: None,
+        on_halved=lambda rows, rank=0: None,
         max_new_tokens=40,
     )
     got = answerer.answer([question_of_prompt(prompt) for prompt in asked])

@@ -172,3 +172,22 @@ def test_ranks_take_the_micro_batch_that_the_first_one_finds(
 ) -> None:
     found = run_ranks(rows_taken, model_dir, meeting=tmp_path / "meeting", count=2)
     assert values_of(found) == [1, 1]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_first_rank_tells_of_every_rank_whose_evaluation_ran_out_of_memory(
+    kit: ModuleType, model_dir: Path, rows: Path, tmp_path: Path, rank: int
+) -> None:
+    config = kit.make_config(
+        training={"maxSteps": 1, "microBatchSize": 2},
+        dataset={"split": {"train": 0.1, "validation": 0.9}},
+        evaluation={"numGenerations": 0, "everySteps": 1},
+        export={"verify": False},
+    )
+    whole = Job(tmp_path / "whole", config, model_dir=model_dir, rows=rows).attempt(count=2)
+    job = Job(tmp_path / "short", config, model_dir=model_dir, rows=rows)
+    ends = job.attempt(count=2, deed=Deed("evaluate with little memory", rank=rank, step=0))
+    told = [[text for name, text in end.events if name == "recovered"] for end in ends]
+    want = "Memory ran out in an evaluation; going on with 2 rows per forward pass there on rank"
+    assert told == [[f"{want} {rank}"], []]
+    assert ends[0].tuned == pytest.approx(whole[0].tuned, rel=1e-5)

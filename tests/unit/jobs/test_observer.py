@@ -47,6 +47,11 @@ def observer_of(
         (pipeline.EVENT_RECOVERED, {"kind": "oom"}, "anneal.recovered.oom"),
         (pipeline.EVENT_DIAGNOSIS, {"row": "S7", "symptom": "flat"}, "anneal.diagnosis.S7"),
         (pipeline.EVENT_EARLY_STOP, {"step": 8}, "anneal.early-stop.step-000008"),
+        (
+            pipeline.EVENT_CHECKPOINT_REJECTED,
+            {"checkpoint": "step-000120-a02-1f2e3d4c"},
+            "anneal.checkpoint-rejected.step-000120-a02-1f2e3d4c",
+        ),
     ],
 )
 def test_an_event_has_a_tag_of_its_own_on_the_run(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from anneal_jobs.logs import log_to, shown_tail
+from anneal_jobs.logs import log_to, shown
 from anneal_jobs.outcome import one_sentence
 from anneal_jobs.redaction import find_secrets, redact
 
@@ -59,7 +59,7 @@ def test_no_secret_reaches_a_log_file_or_an_outcome(
         with path.open("a") as file:
             file.write("a library printed correct-horse\n")
         assert path.read_text().count("correct-horse") == 1
-        assert b"correct-horse" not in shown_tail(path)
+        assert b"correct-horse" not in shown(path)
         assert one_sentence("got correct-horse") == "got ***"
     finally:
         for handler in logging.getLogger().handlers:
