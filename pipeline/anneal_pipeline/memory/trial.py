@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 
 from anneal_pipeline.memory.room import PROC, field_bytes
@@ -68,4 +66,4 @@ def _peak(device: torch.device) -> int | None:
 
 
 def _of_process(name: str) -> int | None:
-    return field_bytes(Path(PROC / "self" / "status"), name)
+    return field_bytes(PROC / "self" / "status", name)
