@@ -15,7 +15,7 @@ from anneal_pipeline.config.steps import StepPlan, plan_steps
 from anneal_pipeline.data.files import DatasetFiles
 from anneal_pipeline.data.prepare import PreparedData, prepare_data
 from anneal_pipeline.data.tokens import generation_eos, stop_token_ids
-from anneal_pipeline.errors import NOTHING_TO_WATCH, UserError
+from anneal_pipeline.errors import NOTHING_TO_WATCH, StopRequestedError, UserError
 from anneal_pipeline.evaluation.perplexity import ROWS_PER_GROUP, Evaluator
 from anneal_pipeline.model.adapters import kept_parameters
 from anneal_pipeline.model.folder import check_model_folder, model_digest
@@ -226,10 +226,21 @@ def _prepare(inputs: Inputs, tokenizer: PreTrainedTokenizerBase) -> PreparedData
 
 def _load_model(inputs: Inputs, form: BaseForm) -> TunedModel:
     first, observer = inputs.ranks.is_first, inputs.observer
+
+    def tell(done: int, total: int) -> None:
+        if first:
+            observer.on_stage(STAGE_MODEL, done=done, total=total, unit="layers")
+        if observer.should_stop():
+            raise StopRequestedError
+
     if first:
         observer.on_stage(STAGE_MODEL, done=0, total=1, unit="models")
     tuned = load_tuned_model(
-        inputs.config, folder=inputs.model_dir, device=inputs.ranks.device, form=form
+        inputs.config,
+        folder=inputs.model_dir,
+        device=inputs.ranks.device,
+        form=form,
+        on_layer=tell,
     )
     if first:
         observer.on_stage(STAGE_MODEL, done=1, total=1, unit="models")

@@ -23,6 +23,7 @@ from anneal_pipeline.device import compute_dtype
 from anneal_pipeline.errors import MODEL_UNSUPPORTED, UserError
 from anneal_pipeline.model.adapters import add_adapters, count_parameters
 from anneal_pipeline.model.advice import advice, experts_left_out, experts_left_whole
+from anneal_pipeline.model.beginning import OnLayer, untold
 from anneal_pipeline.model.cpu_linear import speed_up_frozen
 from anneal_pipeline.model.folder import CONFIG_NAME
 from anneal_pipeline.model.four_bit import BaseForm, choose_base_form
@@ -72,9 +73,17 @@ def load_tokenizer(folder: Path, *, new_tokens: Sequence[str] = ()) -> PreTraine
 
 
 def load_tuned_model(
-    config: PipelineConfig, *, folder: Path, device: torch.device, form: BaseForm | None = None
+    config: PipelineConfig,
+    *,
+    folder: Path,
+    device: torch.device,
+    form: BaseForm | None = None,
+    on_layer: OnLayer = untold,
 ) -> TunedModel:
-    """Load the base (in 4 bits for qlora), freeze it and add fresh adapters."""
+    """Load the base (in 4 bits for qlora), freeze it and add fresh adapters.
+
+    `on_layer` is told of those that begin as a decomposition of their weight.
+    """
     form = form or choose_base_form(config.tuning, device=device)
     compute = compute_dtype(
         config.tuning.quantization.compute_dtype, device=device, trained_in=trained_in(folder)
@@ -95,9 +104,10 @@ def load_tuned_model(
         targets=targets,
         seed=config.training.seed,
         new_tokens=new_tokens,
+        on_layer=on_layer,
     )
     if form.in_4_bit and config.tuning.lora.initialization == LOFTQ:
-        _take_up_losses(tuned, folder)
+        _take_up_losses(tuned, folder, on_layer=on_layer)
     speed_up_frozen(tuned)
     trainable, total = count_parameters(tuned)
     return TunedModel(
@@ -155,10 +165,10 @@ def _keep_trainable(base: PreTrainedModel) -> None:
     keep_trainable(base)
 
 
-def _take_up_losses(tuned: PeftModel, folder: Path) -> None:
+def _take_up_losses(tuned: PeftModel, folder: Path, *, on_layer: OnLayer) -> None:
     from anneal_pipeline.model.loftq import take_up_losses
 
-    take_up_losses(tuned, folder)
+    take_up_losses(tuned, folder, on_layer=on_layer)
 
 
 def load_base(
