@@ -30,6 +30,7 @@ from anneal_pipeline.model.four_bit import BaseForm, choose_base_form
 from anneal_pipeline.model.layers import Layer
 from anneal_pipeline.model.new_tokens import extend_tokenizer, make_room, pieces_of
 from anneal_pipeline.model.targets import Targets, choose_targets, list_layers
+from anneal_pipeline.model.trained_rows import compute_trained_rows_alone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +109,7 @@ def load_tuned_model(
     )
     if form.in_4_bit and config.tuning.lora.initialization == LOFTQ:
         _take_up_losses(tuned, folder, on_layer=on_layer)
+    compute_trained_rows_alone(tuned)
     speed_up_frozen(tuned)
     trainable, total = count_parameters(tuned)
     return TunedModel(
