@@ -93,7 +93,7 @@ class CheckpointReport:
 
 class Observer(Protocol):
     def on_stage(self, stage: str, *, done: int, total: int, unit: str) -> None:
-        """Work done in a stage (`rows`, `tensors`, `steps`, `batches`); total 0 means unknown."""
+        """Work done in a stage (`rows`, `layers`, `steps`, `batches`); total 0 means unknown."""
 
     def on_step(self, report: StepReport) -> None: ...
 

@@ -15,7 +15,7 @@ from anneal_pipeline.config.steps import StepPlan, plan_steps
 from anneal_pipeline.data.files import DatasetFiles
 from anneal_pipeline.data.prepare import PreparedData, prepare_data
 from anneal_pipeline.data.tokens import generation_eos, stop_token_ids
-from anneal_pipeline.errors import NOTHING_TO_WATCH, UserError
+from anneal_pipeline.errors import NOTHING_TO_WATCH, StopRequestedError, UserError
 from anneal_pipeline.evaluation.perplexity import ROWS_PER_GROUP, Evaluator
 from anneal_pipeline.memory.while_loading import named_while_loading
 from anneal_pipeline.micro_batch import MicroBatch, RoomOf
@@ -250,11 +250,22 @@ def _prepare(inputs: Inputs, tokenizer: PreTrainedTokenizerBase) -> PreparedData
 
 def _load_model(inputs: Inputs, form: BaseForm) -> TunedModel:
     first, observer = inputs.ranks.is_first, inputs.observer
+
+    def tell(done: int, total: int) -> None:
+        if first:
+            observer.on_stage(STAGE_MODEL, done=done, total=total, unit="layers")
+        if observer.should_stop():
+            raise StopRequestedError
+
     if first:
         observer.on_stage(STAGE_MODEL, done=0, total=1, unit="models")
     with named_while_loading(folder=inputs.model_dir, uri=inputs.config.model.uri, form=form):
         tuned = load_tuned_model(
-            inputs.config, folder=inputs.model_dir, device=inputs.ranks.device, form=form
+            inputs.config,
+            folder=inputs.model_dir,
+            device=inputs.ranks.device,
+            form=form,
+            on_layer=tell,
         )
     if first:
         observer.on_stage(STAGE_MODEL, done=1, total=1, unit="models")

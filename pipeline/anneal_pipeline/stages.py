@@ -70,7 +70,7 @@ def run_pipeline(
     `dataset_files` None takes the `data/` that an earlier attempt prepared. With `world_size` > 1
     the default process group is initialised, all ranks share `workspace`, and each rank's store has
     a scratch folder of its own. A `UserError` means the job as written cannot succeed; a planned
-    stop returns with `interrupted`, or raises `StopRequestedError` while data are prepared.
+    stop returns with `interrupted`, or raises `StopRequestedError` while there is nothing to save.
     """
     ranks = Ranks(rank=rank, world_size=world_size, device=device)
     with ranks.together():

@@ -145,7 +145,8 @@ class TuningConfig(Schema):
     """The 4-bit base, and the type products run in."""
     new_tokens: tuple[NewToken, ...] = Field(default=(), max_length=256)
     """Words or marks without blanks that become one token each; of the embeddings only their rows
-    are trained. Each begins as the mean of what it was cut into so far."""
+    are trained. Each begins as the mean of what it was cut into so far. A mark is found wherever
+    it stands, a word of letters and digits only where it is whole, not within another one."""
 
     @model_validator(mode="after")
     def _each_token_once(self) -> Self:

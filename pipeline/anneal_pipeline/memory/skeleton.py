@@ -22,6 +22,7 @@ from anneal_pipeline.model.adapters import add_adapters
 from anneal_pipeline.model.beginning import activate, add_beginning
 from anneal_pipeline.model.loading import make_room_for
 from anneal_pipeline.model.targets import choose_targets
+from anneal_pipeline.model.trained_rows import compute_trained_rows_alone
 
 DEVICE = torch.device("cpu")
 """Also for a plan of a GPU: autograd wants a real one for fake CUDA tensors."""
@@ -95,6 +96,7 @@ def _on_meta(
         if config.tuning.lora.is_pissa:
             add_beginning(tuned)
             activate(tuned)
+        compute_trained_rows_alone(tuned)
         return tuned
 
 

@@ -12,7 +12,12 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from anneal_pipeline.config.tuning import GAUSSIAN, ORTHOGONAL, LoraConfig
-from anneal_pipeline.model.beginning import begin_at_principal_directions, is_beginning
+from anneal_pipeline.model.beginning import (
+    OnLayer,
+    begin_at_principal_directions,
+    is_beginning,
+    untold,
+)
 from anneal_pipeline.model.new_tokens import rows_to_train, train_in_fp32
 from anneal_pipeline.model.targets import Targets
 from anneal_pipeline.model.whole_modules import choose_whole_modules, touches_tied_weight
@@ -25,6 +30,7 @@ def add_adapters(
     targets: Targets,
     seed: int,
     new_tokens: Sequence[int] = (),
+    on_layer: OnLayer = untold,
 ) -> PeftModel:
     """Freeze the base and put fp32 adapters on it; `seed` decides their first values.
 
@@ -52,7 +58,7 @@ def add_adapters(
     tuned = get_peft_model(model, peft_config, autocast_adapter_dtype=True)
     train_in_fp32(tuned)
     if config.is_pissa:
-        begin_at_principal_directions(tuned, config.initialization)
+        begin_at_principal_directions(tuned, config.initialization, on_layer=on_layer)
     return tuned
 
 

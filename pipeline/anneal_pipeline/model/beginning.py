@@ -9,7 +9,7 @@ LoRA adapter of twice the rank.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -20,6 +20,14 @@ TRAINED = "default"
 BEGINNING = "beginning"
 _AXIS = {"lora_A": 0, "lora_B": 1}
 """Where the rank is."""
+
+
+OnLayer = Callable[[int, int], None]
+"""Told how many layers are done, of how many: each takes seconds. It may raise, to end the work."""
+
+
+def untold(done: int, total: int) -> None:
+    """Nobody listens."""
 
 
 def is_beginning(name: str) -> bool:
@@ -39,16 +47,20 @@ def add_beginning(tuned: PeftModel) -> None:
     tuned.add_adapter(BEGINNING, frozen)
 
 
-def begin_at_principal_directions(tuned: PeftModel, method: str) -> None:
+def begin_at_principal_directions(
+    tuned: PeftModel, method: str, *, on_layer: OnLayer = untold
+) -> None:
     """Let every adapter of `tuned` begin by PEFT's `method`, and freeze what takes that off."""
     add_beginning(tuned)
-    for layer in _layers(tuned):
+    layers = list(_layers(tuned))
+    for done, layer in enumerate(layers, start=1):
         base = layer.get_base_layer()
         untouched = base.weight.data
         layer.pissa_init(TRAINED, method)
         base.weight.data = untouched
         for part, sign in ((layer.lora_A, 1.0), (layer.lora_B, -1.0)):
             part[BEGINNING].weight.data = sign * part[TRAINED].weight.data
+        on_layer(done, len(layers))
     activate(tuned)
 
 

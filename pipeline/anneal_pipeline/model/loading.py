@@ -25,12 +25,14 @@ from anneal_pipeline.device import compute_dtype
 from anneal_pipeline.errors import MODEL_UNSUPPORTED, UserError
 from anneal_pipeline.model.adapters import add_adapters, count_parameters
 from anneal_pipeline.model.advice import advice, experts_left_out, experts_left_whole
+from anneal_pipeline.model.beginning import OnLayer, untold
 from anneal_pipeline.model.cpu_linear import speed_up_frozen
 from anneal_pipeline.model.folder import CONFIG_NAME
 from anneal_pipeline.model.four_bit import BaseForm, choose_base_form
 from anneal_pipeline.model.layers import Layer
 from anneal_pipeline.model.new_tokens import extend_tokenizer, make_room, pieces_of
 from anneal_pipeline.model.targets import Targets, choose_targets, list_layers
+from anneal_pipeline.model.trained_rows import compute_trained_rows_alone
 from anneal_pipeline.model.weight_files import require_all_loaded
 
 
@@ -76,9 +78,17 @@ def load_tokenizer(folder: Path, *, new_tokens: Sequence[str] = ()) -> PreTraine
 
 
 def load_tuned_model(
-    config: PipelineConfig, *, folder: Path, device: torch.device, form: BaseForm | None = None
+    config: PipelineConfig,
+    *,
+    folder: Path,
+    device: torch.device,
+    form: BaseForm | None = None,
+    on_layer: OnLayer = untold,
 ) -> TunedModel:
-    """Load the base (in 4 bits for qlora), freeze it and add fresh adapters."""
+    """Load the base (in 4 bits for qlora), freeze it and add fresh adapters.
+
+    `on_layer` is told of those that begin as a decomposition of their weight.
+    """
     form = form or choose_base_form(config.tuning, device=device)
     compute = compute_dtype(
         config.tuning.quantization.compute_dtype, device=device, trained_in=trained_in(folder)
@@ -99,9 +109,11 @@ def load_tuned_model(
         targets=targets,
         seed=config.training.seed,
         new_tokens=new_tokens,
+        on_layer=on_layer,
     )
     if form.in_4_bit and config.tuning.lora.initialization == LOFTQ:
-        _take_up_losses(tuned, folder)
+        _take_up_losses(tuned, folder, on_layer=on_layer)
+    compute_trained_rows_alone(tuned)
     speed_up_frozen(tuned)
     trainable, total = count_parameters(tuned)
     return TunedModel(
@@ -170,10 +182,10 @@ def _keep_trainable(base: PreTrainedModel) -> None:
     keep_trainable(base)
 
 
-def _take_up_losses(tuned: PeftModel, folder: Path) -> None:
+def _take_up_losses(tuned: PeftModel, folder: Path, *, on_layer: OnLayer) -> None:
     from anneal_pipeline.model.loftq import take_up_losses
 
-    take_up_losses(tuned, folder)
+    take_up_losses(tuned, folder, on_layer=on_layer)
 
 
 def load_base(

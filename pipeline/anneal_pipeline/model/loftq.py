@@ -20,16 +20,17 @@ from safetensors import safe_open
 from transformers.pytorch_utils import Conv1D
 
 from anneal_pipeline.errors import MODEL_UNSUPPORTED, UserError
-from anneal_pipeline.model.beginning import TRAINED
+from anneal_pipeline.model.beginning import TRAINED, OnLayer
 
 _PEFT_PREFIX = "base_model.model."
 
 
 @torch.no_grad()
-def take_up_losses(tuned: PeftModel, folder: Path) -> None:
+def take_up_losses(tuned: PeftModel, folder: Path, *, on_layer: OnLayer) -> None:
     """Let each adapter on a 4-bit layer begin as the best fit to its weight's rounding errors."""
     weights = _Weights(folder, prefix=tuned.get_base_model().base_model_prefix)
-    for name, layer in _layers(tuned):
+    layers = list(_layers(tuned))
+    for done, (name, layer) in enumerate(layers, start=1):
         held = layer.weight
         whole = weights.read(name.removeprefix(_PEFT_PREFIX)).to(held.device, torch.float32)
         if issubclass(getattr(layer.get_base_layer(), "source_cls", torch.nn.Linear), Conv1D):
@@ -40,6 +41,7 @@ def take_up_losses(tuned: PeftModel, folder: Path) -> None:
         roots = (strengths[:rank] / layer.scaling[TRAINED]).sqrt()
         layer.lora_A[TRAINED].weight.copy_(roots[:, None] * right[:rank])
         layer.lora_B[TRAINED].weight.copy_(left[:, :rank] * roots)
+        on_layer(done, len(layers))
 
 
 def _layers(tuned: PeftModel) -> Iterator[tuple[str, Linear4bit]]:

@@ -2,11 +2,12 @@
 
 A new token begins as the mean of the pieces it was cut into so far, in the embeddings and, where it
 is a weight of its own, in the output head. Tied weights stay one: PEFT puts the same trained rows
-into both places.
+into both places. `trained_rows` keeps the work to these rows.
 """
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,8 @@ from transformers import AddedToken, PreTrainedModel, PreTrainedTokenizerBase
 from anneal_pipeline.errors import ADAPTER_IMPOSSIBLE, UserError
 
 _TRAINED_ROWS = "trainable_tokens_delta"
+_WITHOUT_BLANKS = ("CJK ", "HIRAGANA ", "KATAKANA ", "THAI ", "LAO ", "KHMER ", "MYANMAR ")
+"""Names of characters whose words stand side by side."""
 
 
 def extend_tokenizer(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]) -> None:
@@ -28,7 +31,25 @@ def extend_tokenizer(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]) 
             f"tuning.newTokens names {', '.join(known)}, which the tokenizer of the model has "
             "already; remove it there (modulesToSave: [embed_tokens] trains all known tokens)",
         )
-    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in tokens])
+    tokenizer.add_tokens(
+        [
+            # As it is written, with the blanks around it left to the tokens beside it.
+            AddedToken(
+                token, single_word=is_word(token), normalized=False, lstrip=False, rstrip=False
+            )
+            for token in tokens
+        ]
+    )
+
+
+def is_word(token: str) -> bool:
+    """True for letters and digits of a script that parts its words: `cat` is not in `concatenate`.
+
+    A mark such as `<tool>` is found wherever it stands.
+    """
+    return token.isalnum() and not any(
+        unicodedata.name(letter, "").startswith(_WITHOUT_BLANKS) for letter in token
+    )
 
 
 def pieces_of(

@@ -11,8 +11,6 @@ from typing import Any
 
 import torch
 
-ADAMW_SLOTS = frozenset({"step", "exp_avg", "exp_avg_sq"})
-
 
 def prepare_moments(
     optimizer: torch.optim.Optimizer, parameters: Iterable[torch.nn.Parameter]

@@ -240,14 +240,14 @@ class Recovery:
                 order = order_of(name)
                 if order is None or order[0] > state.step:
                     continue
-                found = self._fetch_of_this_run(name)
+                found = self._fetch_of_this_run(name, state=state)
                 if found is not None and _is_healthy(found):
                     return found
             return None
 
         return share_checkpoint(find, checkpoints=self.checkpoints, ranks=self.ranks)
 
-    def _fetch_of_this_run(self, name: str) -> SavedCheckpoint | None:
+    def _fetch_of_this_run(self, name: str, *, state: RunState) -> SavedCheckpoint | None:
         """A checkpoint unless it is damaged or a run wrote it that this one does not go on from."""
         is_own = self.checkpoints.is_own(name)
         if not is_own and not self._resumes:
@@ -255,8 +255,8 @@ class Recovery:
         saved = self.checkpoints.fetch(name)
         if saved is None or is_own:
             return saved
-        is_same = saved.manifest.config_hash == self.config.mathematical_hash()
-        return saved if is_same else None
+        own = {self.config.mathematical_hash(), *state.lineage}
+        return saved if saved.manifest.config_hash in own else None
 
     @property
     def _resumes(self) -> bool:
@@ -291,6 +291,7 @@ def _keep_what_was_learnt(restored: RunState, state: RunState) -> None:
     restored.micro_batch_size = state.micro_batch_size
     restored.evaluation_batch_size = state.evaluation_batch_size
     restored.told = state.told
+    restored.lineage = state.lineage
     restored.facts = state.facts
 
 

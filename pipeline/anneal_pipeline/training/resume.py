@@ -137,6 +137,7 @@ def restore(
     observer.load_state(read_observer_state(saved.folder))
     _warn_of_differences(changes, state, facts=facts, observer=observer)
     state.facts = dict(facts)
+    state.lineage = [*dict.fromkeys((*state.lineage, saved.manifest.config_hash))]
     observer.on_event(
         EVENT_RESUMED,
         f"Resuming from step {state.step} of checkpoint {saved.manifest.name}",

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from anneal_pipeline.errors import RUN_CHANGED, UserError
 from anneal_pipeline.training.eight_bit import TABLES
-from anneal_pipeline.training.moments import ADAMW_SLOTS, prepare_moments
+from anneal_pipeline.training.moments import prepare_moments
 from anneal_pipeline.training.runaway import LOOK_BACK
 
 ADAPTER_NAME = "adapter.safetensors"
@@ -79,6 +79,10 @@ class RunState:
     evaluations: list[Evaluated] = field(default_factory=list)
     scaler: dict[str, float] = field(default_factory=dict)
     """Of the fp16 loss scaling, empty without it."""
+    lineage: list[str] = field(default_factory=list)
+    """Hashes of the configurations of the checkpoints that this run was resumed from, over all
+    attempts: what was saved under them is its own past, also where the configuration has changed
+    since and the change was accepted."""
     facts: dict[str, Any] = field(default_factory=dict)
     """What has to be equal for a resumed run to end bit-equal."""
 
@@ -183,7 +187,7 @@ def load_moments(
     optimizer.state.clear()
     stored = load_file(folder / OPTIMIZER_NAME)
     prepare_moments(optimizer, (parameters[key.rpartition("|")[0]] for key in stored))
-    known = {slot for slots in optimizer.state.values() for slot in slots} or ADAMW_SLOTS
+    known = {slot for slots in optimizer.state.values() for slot in slots}
     foreign = {key.rpartition("|")[2] for key in stored} - known
     if foreign:
         raise UserError(

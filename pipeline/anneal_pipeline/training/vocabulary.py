@@ -34,6 +34,7 @@ def unseen_warning(split: PreparedSplit, tokens: Mapping[str, int]) -> str | Non
     if not unseen:
         return None
     return (
-        f"tuning.newTokens names {', '.join(unseen)}, which no training row has: nothing is learnt "
-        "about what is not there; correct the spelling, remove it, or add rows that have it"
+        f"tuning.newTokens names {', '.join(unseen)}, which no training row has, unless "
+        "within a longer word: nothing is learnt about what is not there; correct the spelling, "
+        "remove it, or add rows that have it"
     )

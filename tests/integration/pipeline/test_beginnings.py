@@ -13,11 +13,13 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from anneal_pipeline.config.pipeline import PipelineConfig
+from anneal_pipeline.errors import StopRequestedError
 from anneal_pipeline.export.adapter import write_adapter
 from anneal_pipeline.model.adapters import trainable_parameters
 from anneal_pipeline.model.beginning import base_alone
 from anneal_pipeline.model.loading import TunedModel, load_tokenizer, load_tuned_model
 from anneal_pipeline.model.quantization import keep_trainable, quantization_settings
+from anneal_pipeline.observer import STAGE_MODEL
 from anneal_pipeline.training.batches import Batch
 from anneal_pipeline.training.loss import LogitsPath, sum_of_losses
 
@@ -96,6 +98,27 @@ def test_before_the_first_step_the_model_is_the_base(
         assert torch.equal(logits(tuned.model), want)
     if name != "loftq":
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("method", "name"), [("lora", "pissa"), ("qlora", "loftq")])
+def test_each_layer_that_is_decomposed_is_told_of_and_a_stop_does_not_wait_for_the_others(
+    kit: ModuleType, folder: Path, rows: Path, tmp_path: Path, method: str, name: str
+) -> None:
+    class Impatient(kit.RecordingObserver):  # type: ignore[name-defined,misc]
+        """Is asked to stop while the third layer is decomposed."""
+
+        def on_stage(self, stage: str, *, done: int, total: int, unit: str) -> None:
+            if (stage, unit) == (STAGE_MODEL, "layers"):
+                told.append((done, total))
+
+        def should_stop(self) -> bool:
+            return len(told) == 3
+
+    told: list[tuple[int, int]] = []
+    options = {"model_dir": folder, "rows": rows, "observer": Impatient()}
+    with pytest.raises(StopRequestedError):
+        kit.run(tmp_path, config_of(kit, method, name), **options)
+    assert told == [(1, 14), (2, 14), (3, 14)]
 
 
 @pytest.mark.parametrize(("method", "name"), ALL)

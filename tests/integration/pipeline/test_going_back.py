@@ -122,24 +122,52 @@ def test_checkpoints_of_another_run_are_neither_taken_nor_deleted(
     assert set(names) < set(kit.make_store(tmp_path).names())
 
 
-def test_a_run_of_changed_config_does_not_go_back_to_what_the_old_one_saved(
+def losing(root: Path, step: int) -> Callable[[], None]:
+    """Damages what was saved at a step."""
+
+    def lose() -> None:
+        for path in (root / "checkpoints").glob(f"step-{step:06}-*/adapter.safetensors"):
+            path.write_bytes(b"")
+
+    return lose
+
+
+def test_a_run_of_changed_config_goes_back_to_what_it_saved_before_the_change(
     kit: ModuleType, model_dir: Path, rows: Path, tmp_path: Path
 ) -> None:
     options = {"model_dir": model_dir, "rows": rows}
     old = config_of(kit, training={"maxSteps": 4}, checkpoint={"everySteps": 1})
-    kit.run(tmp_path, old, observer=kit.RecordingObserver(stop_at=2), **options)
-
-    def lose_what_it_went_on_from() -> None:
-        for path in (tmp_path / "checkpoints").glob("step-000002-*/adapter.safetensors"):
-            path.write_bytes(b"")
-
-    observer = breaking(kit, before=lose_what_it_went_on_from)
+    kit.run(tmp_path, old, observer=kit.RecordingObserver(stop_at=1), **options)
     config = config_of(
         kit,
         training={"maxSteps": 4, "learningRate": 0.001},
         checkpoint={"everySteps": 100, "acceptChanges": ["training.learningRate"]},
     )
-    kit.run(tmp_path, config, attempt=2, observer=observer, **options)
+    kit.run(tmp_path, config, attempt=2, observer=kit.RecordingObserver(stop_at=1), **options)
+    observer = breaking(kit, before=losing(tmp_path, 2))
+    kit.run(tmp_path, config, attempt=3, observer=observer, **options)
+    [message] = told(observer)
+    assert "back to step 1 with learning rate 0.0005" in message
+    assert [report.step for report in observer.steps] == [3, 2, 3, 4]
+
+
+def test_a_run_does_not_go_back_to_what_a_run_before_it_saved_under_another_config(
+    kit: ModuleType, model_dir: Path, rows: Path, tmp_path: Path
+) -> None:
+    options = {"model_dir": model_dir, "rows": rows}
+    other = config_of(kit, training={"maxSteps": 1})
+    kit.run(tmp_path, other, **options)
+
+    def config(resume: str) -> Any:
+        checkpoint = {"everySteps": 100, "resume": resume}
+        return config_of(
+            kit, training={"maxSteps": 4, "learningRate": 0.001}, checkpoint=checkpoint
+        )
+
+    stopped = kit.RecordingObserver(stop_at=2)
+    kit.run(tmp_path, config("Never"), attempt=2, observer=stopped, **options)
+    observer = breaking(kit, before=losing(tmp_path, 2))
+    kit.run(tmp_path, config("Auto"), attempt=3, observer=observer, **options)
     [message] = told(observer)
     assert "back to step 0 with learning rate 0.0005" in message
 

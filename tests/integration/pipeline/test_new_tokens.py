@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from peft.tuners.trainable_tokens import TrainableTokensLayer
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from anneal_pipeline.errors import UserError
@@ -17,8 +19,9 @@ from anneal_pipeline.export.adapter import write_adapter
 from anneal_pipeline.model.adapters import trainable_parameters
 from anneal_pipeline.model.beginning import base_alone
 from anneal_pipeline.model.loading import TunedModel, load_tokenizer, load_tuned_model
+from anneal_pipeline.model.trained_rows import TrainedRows
 from anneal_pipeline.training.batches import Batch
-from anneal_pipeline.training.loss import LogitsPath, sum_of_losses
+from anneal_pipeline.training.loss import PIECE_TOKENS, LogitsPath, sum_of_losses
 
 CPU = torch.device("cpu")
 TOKENS = ["<tool>", "quux"]
@@ -81,6 +84,71 @@ def is_tied(model: Any) -> bool:
     rows = {part["default"].data_ptr() for part in trained}
     assert not rows or len(rows) == len(pointers)
     return len(pointers) == 1
+
+
+class BesidesTable(TorchDispatchMode):
+    """Watches for tensors that are as large as a table and are not one."""
+
+    def __init__(self, tables: list[torch.Tensor]) -> None:
+        super().__init__()
+        self.size = tables[0].numel()
+        self.places = {table.untyped_storage().data_ptr() for table in tables}
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        results = made if isinstance(made, tuple) else (made,)
+        large = [t for t in results if isinstance(t, torch.Tensor) and t.numel() == self.size]
+        if any(tensor.untyped_storage().data_ptr() not in self.places for tensor in large):
+            self.found.append(str(func))
+        return made
+
+
+def test_the_gradient_is_that_of_the_whole_table_without_its_work(
+    kit: ModuleType, folder: Path
+) -> None:
+    config = config_of(kit, lora={"rank": 4, "dropout": 0.0})
+    tuned = load_tuned_model(config, folder=folder, device=CPU)
+    first = len(load_tokenizer(folder))
+    ids = torch.randint(first, (4, 200), generator=torch.Generator().manual_seed(1))
+    ids[:, ::7] = first
+    ids[:, 3::11] = first + 1
+    batch = Batch(ids=ids, attention_mask=torch.ones_like(ids), labels=ids)
+    assert batch.num_trained_tokens > 2 * PIECE_TOKENS
+    path = LogitsPath(tuned.model)
+    assert path.selects
+    layers = [m for m in tuned.model.modules() if isinstance(m, TrainedRows)]
+    found = []
+    for kind in (TrainedRows, TrainableTokensLayer):
+        for layer in layers:
+            layer.__class__ = kind
+        tuned.model.zero_grad()
+        with BesidesTable([layer.get_base_layer().weight for layer in layers]) as besides:
+            loss = path.backward(batch, weigh=lambda losses: losses / batch.num_trained_tokens)
+        grads = {n: p.grad.clone() for n, p in trainable_parameters(tuned.model).items()}
+        found.append((loss, grads, bool(besides.found)))
+    (loss, got, did_more), (want_loss, want, peft_did_more) = found
+    assert (did_more, peft_did_more) == (False, True)
+    assert loss == pytest.approx(want_loss, rel=1e-6)
+    for name, grad in want.items():
+        torch.testing.assert_close(got[name], grad, rtol=1e-4, atol=1e-6)
+    assert all(grad.any() for name, grad in got.items() if "lora_" not in name)
+
+
+def test_a_mark_is_found_anywhere_and_a_word_only_whole_also_after_a_reload(
+    kit: ModuleType, folder: Path, tmp_path: Path
+) -> None:
+    tokens = ["<tool>", "cat", "R2", "\u6771\u4eac"]
+    text = "a<tool>b: concatenate cat, R2D2 category CAT cat. (R2) \u6771\u4eac\u90fd"
+    config = config_of(kit, newTokens=tokens)
+    tuned = load_tuned_model(config, folder=folder, device=CPU)
+    tokenizer = load_tokenizer(folder, new_tokens=tokens)
+    export = {"base": config.model, "tokenizer": tokenizer, "stop_ids": [3]}
+    write_adapter(tmp_path, model=tuned.model, **export)
+    for each in (tokenizer, AutoTokenizer.from_pretrained(tmp_path)):
+        ids = each(text, add_special_tokens=False)["input_ids"]
+        assert [ids.count(n) for n in each.convert_tokens_to_ids(tokens)] == [1, 2, 1, 1]
+        assert each.decode(ids) == text, "the blanks around a token stay"
 
 
 def loaded_as_the_guide_says(folder: Path, adapter: Path) -> Any:
