@@ -15,7 +15,7 @@ from anneal_pipeline.config.steps import StepPlan, plan_steps
 from anneal_pipeline.data.files import DatasetFiles
 from anneal_pipeline.data.prepare import PreparedData, prepare_data
 from anneal_pipeline.data.tokens import generation_eos, stop_token_ids
-from anneal_pipeline.errors import NOTHING_TO_WATCH, UserError
+from anneal_pipeline.errors import NOTHING_TO_WATCH, StopRequestedError, UserError
 from anneal_pipeline.evaluation.perplexity import ROWS_PER_GROUP, Evaluator
 from anneal_pipeline.memory.while_loading import named_while_loading
 from anneal_pipeline.model.adapters import kept_parameters
@@ -23,6 +23,7 @@ from anneal_pipeline.model.folder import check_model_folder, model_digest
 from anneal_pipeline.model.four_bit import BaseForm, choose_base_form
 from anneal_pipeline.model.loading import TunedModel, load_tokenizer, load_tuned_model
 from anneal_pipeline.model.packable import require_packable
+from anneal_pipeline.model.weight_progress import each_weight
 from anneal_pipeline.observer import (
     EVENT_MODEL_READY,
     EVENT_RECOVERED,
@@ -30,6 +31,7 @@ from anneal_pipeline.observer import (
     STAGE_MODEL,
     Observer,
 )
+from anneal_pipeline.reading import Reading
 from anneal_pipeline.training.eight_bit import check_optimizer
 from anneal_pipeline.training.loss import LogitsPath
 from anneal_pipeline.training.memory import RowLimit
@@ -108,7 +110,7 @@ def open_inputs(inputs: Inputs) -> Opened:
         facts = run_facts(
             world_size=world_size,
             micro_batch_size=plan.micro_batch_size,
-            base_digest=model_digest(inputs.model_dir),
+            base_digest=model_digest(inputs.model_dir, on_chunk=_model_reading(inputs)),
         )
     opened = Opened(
         inputs=inputs,
@@ -145,7 +147,7 @@ def _check_early_stopping(config: PipelineConfig, data: PreparedData) -> None:
 def _take_up(opened: Opened) -> None:
     """Go on from the newest good checkpoint, if there is one."""
     inputs = opened.inputs
-    saved = find_checkpoint(inputs.checkpoints, ranks=inputs.ranks)
+    saved = find_checkpoint(inputs.checkpoints, ranks=inputs.ranks, on_chunk=_model_reading(inputs))
     if saved is None:
         return
     with inputs.ranks.together():
@@ -226,16 +228,27 @@ def _prepare(inputs: Inputs, tokenizer: PreTrainedTokenizerBase) -> PreparedData
         return data or prepare()
 
 
+def _model_reading(inputs: Inputs) -> Reading:
+    return Reading(observer=inputs.observer, stage=STAGE_MODEL)
+
+
 def _load_model(inputs: Inputs, form: BaseForm) -> TunedModel:
     first, observer = inputs.ranks.is_first, inputs.observer
-    if first:
-        observer.on_stage(STAGE_MODEL, done=0, total=1, unit="models")
-    with named_while_loading(folder=inputs.model_dir, uri=inputs.config.model.uri, form=form):
+
+    def report(done: int, total: int) -> None:
+        if first:
+            observer.on_stage(STAGE_MODEL, done=done, total=total, unit="weights")
+        if observer.should_stop():
+            raise StopRequestedError
+
+    with (
+        named_while_loading(folder=inputs.model_dir, uri=inputs.config.model.uri, form=form),
+        each_weight(report),
+    ):
         tuned = load_tuned_model(
             inputs.config, folder=inputs.model_dir, device=inputs.ranks.device, form=form
         )
     if first:
-        observer.on_stage(STAGE_MODEL, done=1, total=1, unit="models")
         facts = {"trainable": tuned.num_trainable, "parameters": tuned.num_parameters}
         observer.on_event(EVENT_MODEL_READY, tuned.summary(), facts)
         for warning in tuned.warnings:

@@ -67,11 +67,12 @@ def fetch_files(files: list[SourceFile], *, to: Path, on_bytes: OnBytes) -> list
     return paths
 
 
-def digest_of(files: list[SourceFile], paths: list[Path]) -> str:
+def digest_of(files: list[SourceFile], paths: list[Path], *, on_bytes: OnBytes) -> str:
     """SHA-256 over names and contents: pins what an address held when it was read."""
     digest = hashlib.sha256()
+    meter = ByteMeter(sum(file.size for file in files), on_bytes)
     for file, path in zip(files, paths, strict=True):
-        digest.update(f"{file.name}\0{sha256_of(path)}\n".encode())
+        digest.update(f"{file.name}\0{sha256_of(path, on_chunk=meter.add)}\n".encode())
     return f"sha256:{digest.hexdigest()}"
 
 
