@@ -140,13 +140,10 @@ def run_other_rank(attempt: Attempt, *, ranks: Ranks) -> None:
 
 def _fetch(attempt: Attempt, state: RunState) -> Inputs:
     place = open_place(attempt)
+    on_bytes = _download_bytes(state, attempt.folders.stop_file)
     if not place.is_local:
-        restore_workspace(place.folder, place.workspace)
-    return fetch_inputs(
-        attempt,
-        workspace=place.workspace,
-        on_bytes=_download_bytes(state, attempt.folders.stop_file),
-    )
+        restore_workspace(place.folder, place.workspace, on_bytes=on_bytes)
+    return fetch_inputs(attempt, workspace=place.workspace, on_bytes=on_bytes)
 
 
 def _train(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
@@ -24,6 +25,7 @@ from anneal_pipeline.model.folder import check_model_folder, model_digest
 from anneal_pipeline.model.four_bit import BaseForm, choose_base_form
 from anneal_pipeline.model.loading import TunedModel, load_tokenizer, load_tuned_model
 from anneal_pipeline.model.packable import require_packable
+from anneal_pipeline.model.weight_progress import each_weight
 from anneal_pipeline.observer import (
     EVENT_MODEL_READY,
     EVENT_RECOVERED,
@@ -31,6 +33,7 @@ from anneal_pipeline.observer import (
     STAGE_MODEL,
     Observer,
 )
+from anneal_pipeline.reading import Reading
 from anneal_pipeline.training.eight_bit import check_optimizer
 from anneal_pipeline.training.loss import LogitsPath
 from anneal_pipeline.training.memory import RowLimit
@@ -104,7 +107,9 @@ def open_inputs(inputs: Inputs) -> Opened:
     plan = plan_steps(inputs.config, num_sequences=len(sequences), world_size=world_size)
     saved = None
     if inputs.config.checkpoint.resume == "Auto":
-        saved = find_checkpoint(inputs.checkpoints, ranks=inputs.ranks)
+        saved = find_checkpoint(
+            inputs.checkpoints, ranks=inputs.ranks, on_chunk=_model_reading(inputs)
+        )
     micro_batch = _micro_batch(inputs, sequences)
     rows = micro_batch.of_checkpoint(saved) if saved is not None else None
     rows = rows or micro_batch.plan(folder=inputs.model_dir, form=form)
@@ -119,7 +124,7 @@ def open_inputs(inputs: Inputs) -> Opened:
         facts = run_facts(
             world_size=world_size,
             micro_batch_size=plan.micro_batch_size,
-            base_digest=model_digest(inputs.model_dir),
+            base_digest=model_digest(inputs.model_dir, on_chunk=_model_reading(inputs)),
             device=inputs.ranks.device,
             compute=tuned.compute,
         )
@@ -248,27 +253,31 @@ def _prepare(inputs: Inputs, tokenizer: PreTrainedTokenizerBase) -> PreparedData
         return data or prepare()
 
 
+def _model_reading(inputs: Inputs) -> Reading:
+    return Reading(observer=inputs.observer, stage=STAGE_MODEL)
+
+
 def _load_model(inputs: Inputs, form: BaseForm) -> TunedModel:
     first, observer = inputs.ranks.is_first, inputs.observer
 
-    def tell(done: int, total: int) -> None:
+    def tell(done: int, total: int, *, unit: str) -> None:
         if first:
-            observer.on_stage(STAGE_MODEL, done=done, total=total, unit="layers")
+            observer.on_stage(STAGE_MODEL, done=done, total=total, unit=unit)
         if observer.should_stop():
             raise StopRequestedError
 
-    if first:
-        observer.on_stage(STAGE_MODEL, done=0, total=1, unit="models")
-    with named_while_loading(folder=inputs.model_dir, uri=inputs.config.model.uri, form=form):
+    with (
+        named_while_loading(folder=inputs.model_dir, uri=inputs.config.model.uri, form=form),
+        each_weight(partial(tell, unit="weights")),
+    ):
         tuned = load_tuned_model(
             inputs.config,
             folder=inputs.model_dir,
             device=inputs.ranks.device,
             form=form,
-            on_layer=tell,
+            on_layer=partial(tell, unit="layers"),
         )
     if first:
-        observer.on_stage(STAGE_MODEL, done=1, total=1, unit="models")
         facts = {"trainable": tuned.num_trainable, "parameters": tuned.num_parameters}
         observer.on_event(EVENT_MODEL_READY, tuned.summary(), facts)
         for warning in tuned.warnings:

@@ -40,10 +40,18 @@ class HubRepository:
         return f"hf://{self.name}"
 
 
-def list_files(repository: HubRepository, *, endpoint: str | None) -> list[tuple[str, int]]:
-    """(name, bytes) of every file at the revision."""
+@dataclass(frozen=True, kw_only=True)
+class HubContents:
+    files: list[tuple[str, int]]
+    """(name, bytes) of every file."""
+    configurations: list[dict[str, Any]]
+    """Of a dataset, as its card lists them; empty where it lists none."""
 
-    def ask() -> list[tuple[str, int]]:
+
+def look_into(repository: HubRepository, *, endpoint: str | None) -> HubContents:
+    """What the repository holds at the revision."""
+
+    def ask() -> HubContents:
         info: Any = _api(endpoint).repo_info(
             repository.name,
             repo_type=repository.kind,
@@ -51,7 +59,10 @@ def list_files(repository: HubRepository, *, endpoint: str | None) -> list[tuple
             files_metadata=True,
             timeout=_TIMEOUT_SECONDS,
         )
-        return [(file.rfilename, file.size or 0) for file in info.siblings or []]
+        return HubContents(
+            files=[(file.rfilename, file.size or 0) for file in info.siblings or []],
+            configurations=list(getattr(info.card_data, "configs", None) or ()),
+        )
 
     return _translated(repository, ask)
 

@@ -18,7 +18,7 @@ from anneal_jobs.storage.source import (
     list_source,
 )
 from anneal_jobs.storage.uri import parse_uri
-from anneal_pipeline.checkpoint.store import ignore_chunk
+from anneal_pipeline.checkpoint.manifest import ignore_chunk
 from anneal_pipeline.config.model import ModelConfig
 from anneal_pipeline.errors import MODEL_NOT_FOUND
 from anneal_pipeline.model.folder import CONFIG_NAME, check_model_config, check_model_files
@@ -79,7 +79,7 @@ def fetch_model(
     files = find_model(config, to=to, access=access)
     paths = fetch_files(files, to=to, on_bytes=on_bytes)
     weights = next(path for path in paths if path.suffix == ".safetensors")
-    return FetchedModel(folder=weights.parent, digest=digest_of(files, paths))
+    return FetchedModel(folder=weights.parent, digest=digest_of(files, paths, on_bytes=on_bytes))
 
 
 def fetch_tokenizer(config: ModelConfig, *, to: Path, access: SourceAccess) -> Path:

@@ -113,14 +113,30 @@ def files_below(path: Path) -> list[Path]:
     return sorted(files, key=lambda file: (file.name in _MARKS, file.as_posix()))
 
 
-def restore_workspace(folder: BlobFolder, workspace: Path) -> int:
+def restore_workspace(folder: BlobFolder, workspace: Path, *, on_bytes: OnBytes) -> int:
     """Fetch what earlier attempts have finished, so that their stages are not run again.
 
-    Returns the number of files. Checkpoints are the store's own business, logs nobody's.
+    Returns the number of files. Checkpoints are the store's own business, logs nobody's. How much
+    there is in all is not known before: `on_bytes` hears 0 of it. What it raises ends the copy; the
+    marks come last here too, so that no folder looks whole that is not.
     """
     names = [name for name in folder.list_names() if name.split("/", 1)[0] not in _NOT_RESTORED]
-    for name in names:
+    done = 0
+    lock = threading.Lock()
+
+    def count(chunk: int) -> None:
+        nonlocal done
+        with lock:  # S3 transfers call from threads of their own
+            done += chunk
+            so_far = done
+        on_bytes(so_far, 0)
+
+    for name in sorted(names, key=lambda name: (_is_mark(name), name)):
         target = workspace / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        folder.download(name, target)
+        folder.download(name, target, on_chunk=count)
     return len(names)
+
+
+def _is_mark(name: str) -> bool:
+    return name.rsplit("/", 1)[-1] in _MARKS

@@ -23,7 +23,7 @@ from anneal_jobs.storage.credentials import CredentialsPlace
 from anneal_jobs.storage.faults import s3_faults
 from anneal_jobs.storage.meter import OnChunk
 from anneal_jobs.storage.uri import StorageUri
-from anneal_pipeline.checkpoint.store import ignore_chunk
+from anneal_pipeline.checkpoint.manifest import ignore_chunk
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client

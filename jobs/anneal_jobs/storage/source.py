@@ -10,6 +10,7 @@ from typing import Literal
 
 from anneal_jobs.errors import URI_INVALID
 from anneal_jobs.storage import hub
+from anneal_jobs.storage.hub_configurations import require_one
 from anneal_jobs.storage.meter import ByteMeter, OnBytes, OnChunk
 from anneal_jobs.storage.places import path_of
 from anneal_jobs.storage.s3 import S3Folder, S3Settings, connect
@@ -48,10 +49,17 @@ def list_source(
     if uri.scheme == "hf":
         if revision is None:
             raise UserError(URI_INVALID, f"{uri} needs a revision: name the commit to read.")
+        if kind == "model" and uri.path:
+            raise UserError(
+                URI_INVALID,
+                f"{uri} names a folder of a repository, expected hf://{uri.container}: a base "
+                "model is found again by its repository; copy the folder to s3:// or pvc://, or "
+                "name a repository of its own.",
+            )
         repository = hub.HubRepository(
             name=uri.container, kind=kind, revision=revision, not_found_reason=not_found_reason
         )
-        return _of_hub(repository, endpoint=access.hub_endpoint)
+        return _of_hub(repository, path=uri.path, endpoint=access.hub_endpoint)
     path = path_of(uri)
     return _of_s3(uri, access.s3) if path is None else _of_path(path)
 
@@ -67,11 +75,12 @@ def fetch_files(files: list[SourceFile], *, to: Path, on_bytes: OnBytes) -> list
     return paths
 
 
-def digest_of(files: list[SourceFile], paths: list[Path]) -> str:
+def digest_of(files: list[SourceFile], paths: list[Path], *, on_bytes: OnBytes) -> str:
     """SHA-256 over names and contents: pins what an address held when it was read."""
     digest = hashlib.sha256()
+    meter = ByteMeter(sum(file.size for file in files), on_bytes)
     for file, path in zip(files, paths, strict=True):
-        digest.update(f"{file.name}\0{sha256_of(path)}\n".encode())
+        digest.update(f"{file.name}\0{sha256_of(path, on_chunk=meter.add)}\n".encode())
     return f"sha256:{digest.hexdigest()}"
 
 
@@ -113,13 +122,27 @@ def _of_s3(uri: StorageUri, settings: S3Settings) -> list[SourceFile]:
     ]
 
 
-def _of_hub(repository: hub.HubRepository, *, endpoint: str | None) -> list[SourceFile]:
+def _of_hub(repository: hub.HubRepository, *, path: str, endpoint: str | None) -> list[SourceFile]:
+    contents = hub.look_into(repository, endpoint=endpoint)
+    if not path:
+        require_one(str(repository), contents.configurations)
+
     def fetcher(name: str) -> Callable[[Path, OnChunk], Path]:
         return lambda to, on_chunk: hub.download_file(
             repository, name, to=to, endpoint=endpoint, on_chunk=on_chunk
         )
 
     return [
-        SourceFile(name=name, size=size, fetch=fetcher(name))
-        for name, size in sorted(hub.list_files(repository, endpoint=endpoint))
+        SourceFile(name=own, size=size, fetch=fetcher(name))
+        for name, size in sorted(contents.files)
+        if (own := _below(name, path=path)) is not None
     ]
+
+
+def _below(name: str, *, path: str) -> str | None:
+    """A file's name relative to `path`, its own name where it is `path`; None outside of it."""
+    if not path:
+        return name
+    if name == path:
+        return name.rsplit("/", 1)[-1]
+    return name.removeprefix(f"{path}/") if name.startswith(f"{path}/") else None

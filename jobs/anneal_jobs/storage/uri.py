@@ -1,6 +1,6 @@
 """Addresses of models, datasets and outputs.
 
-    s3://bucket/prefix   hf://organisation/name   pvc://claim/path   path (or file:///path)
+    s3://bucket/prefix   hf://organisation/name[/path]   pvc://claim/path   path (or file:///path)
 
 Parsing is strict, because an address comes from a user and decides what is read: no user info, no
 `..`, no control characters, no backslash.
@@ -72,9 +72,12 @@ def _local(text: str, rest: str) -> StorageUri:
 
 def _hub(text: str, rest: str) -> StorageUri:
     parts = rest.rstrip("/").removeprefix("datasets/").split("/")
-    if len(parts) != 2 or not all(_REPOSITORY_PART.match(part) for part in parts):
+    repository, below = parts[:2], parts[2:]
+    if len(repository) != 2 or not all(_REPOSITORY_PART.match(part) for part in repository):
         raise _invalid(text, "expected hf://organisation/name")
-    return StorageUri(scheme="hf", container="/".join(parts), path="")
+    if "" in below:
+        raise _invalid(text, "it must not hold an empty path segment ('//')")
+    return StorageUri(scheme="hf", container="/".join(repository), path="/".join(below))
 
 
 def _container(text: str, scheme: Literal["s3", "pvc"], rest: str) -> StorageUri:

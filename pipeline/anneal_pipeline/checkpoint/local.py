@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from anneal_pipeline.checkpoint.store import ignore_chunk
+from anneal_pipeline.checkpoint.manifest import ignore_chunk
 
+_COPY_BYTES = 1 << 20
 _PARTIAL_SUFFIX = ".partial"
 
 
@@ -40,13 +40,15 @@ class LocalFolder:
         self, source: Path, name: str, *, on_chunk: Callable[[int], None] = ignore_chunk
     ) -> None:
         with source.open("rb") as reader, self._begin(name).open("wb") as writer:
-            shutil.copyfileobj(reader, writer)
+            _copy(reader, writer, on_chunk=on_chunk)
             _flush(writer)
-            on_chunk(writer.tell())
         self._finish(name)
 
-    def download(self, name: str, target: Path) -> None:
-        shutil.copyfile(self._root / name, target)
+    def download(
+        self, name: str, target: Path, *, on_chunk: Callable[[int], None] = ignore_chunk
+    ) -> None:
+        with (self._root / name).open("rb") as reader, target.open("wb") as writer:
+            _copy(reader, writer, on_chunk=on_chunk)
 
     def delete(self, name: str) -> None:
         path = self._root / name
@@ -69,6 +71,12 @@ class LocalFolder:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _copy(reader: BinaryIO, writer: BinaryIO, *, on_chunk: Callable[[int], None]) -> None:
+    while chunk := reader.read(_COPY_BYTES):
+        writer.write(chunk)
+        on_chunk(len(chunk))
 
 
 def _flush(file: BinaryIO) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,10 @@ FOLDER_NAME = re.compile(
     r"^step-(?P<step>\d{6,})-a(?P<attempt>\d{2,})-(?P<writer>[0-9a-z]{1,8})(-r\d+)?$"
 )
 _READ_BYTES = 1 << 20
+
+
+def ignore_chunk(count: int) -> None:
+    """Nobody counts the bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +102,9 @@ def list_entries(folder: Path) -> tuple[FileEntry, ...]:
     )
 
 
-def find_damage(folder: Path, manifest: Manifest) -> str | None:
+def find_damage(
+    folder: Path, manifest: Manifest, *, on_chunk: Callable[[int], None] = ignore_chunk
+) -> str | None:
     """Say what differs between a local folder and its manifest; None when nothing does."""
     for entry in manifest.files:
         path = folder / entry.path
@@ -106,16 +112,18 @@ def find_damage(folder: Path, manifest: Manifest) -> str | None:
             return f"{entry.path} is missing"
         if path.stat().st_size != entry.size:
             return f"{entry.path} has {path.stat().st_size} bytes instead of {entry.size}"
-        if sha256_of(path) != entry.sha256:
+        if sha256_of(path, on_chunk=on_chunk) != entry.sha256:
             return f"{entry.path} does not have its SHA-256"
     return None
 
 
-def sha256_of(path: Path) -> str:
+def sha256_of(path: Path, *, on_chunk: Callable[[int], None] = ignore_chunk) -> str:
+    """In hex; `on_chunk` hears of the bytes of each chunk, and what it raises ends the reading."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_READ_BYTES):
             digest.update(chunk)
+            on_chunk(len(chunk))
     return digest.hexdigest()
 
 

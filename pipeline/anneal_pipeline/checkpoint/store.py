@@ -22,6 +22,7 @@ from anneal_pipeline.checkpoint.manifest import (
     Manifest,
     find_damage,
     folder_name,
+    ignore_chunk,
     list_entries,
     order_of,
     parse_manifest,
@@ -29,10 +30,6 @@ from anneal_pipeline.checkpoint.manifest import (
 from anneal_pipeline.errors import CheckpointError
 
 BEST_NAME = "best.json"
-
-
-def ignore_chunk(count: int) -> None:
-    """Nobody counts the bytes."""
 
 
 class BlobFolder(Protocol):
@@ -52,8 +49,13 @@ class BlobFolder(Protocol):
     ) -> None:
         """Copy a local file here, telling of bytes that went; durable when the call returns."""
 
-    def download(self, name: str, target: Path) -> None:
-        """Copy a file to the local path `target`, whose folder exists."""
+    def download(
+        self, name: str, target: Path, *, on_chunk: Callable[[int], None] = ignore_chunk
+    ) -> None:
+        """Copy a file to the local path `target`, whose folder exists, telling of bytes that came.
+
+        What `on_chunk` raises ends the copy.
+        """
 
     def delete(self, name: str) -> None:
         """Remove a file; none there is not an error."""
@@ -136,25 +138,32 @@ class CheckpointStore:
         ordered = [(order, name) for name in found if (order := order_of(name)) is not None]
         return [name for _, name in sorted(ordered, reverse=True)]
 
-    def latest(self) -> SavedCheckpoint | None:
+    def latest(self, *, on_chunk: Callable[[int], None] = ignore_chunk) -> SavedCheckpoint | None:
         """The newest checkpoint whose every file is as its manifest says, to resume from."""
         for name in self.names():
-            saved = self.fetch(name)
+            saved = self.fetch(name, on_chunk=on_chunk)
             if saved is not None:
                 self._resumed = name
                 return saved
         return None
 
-    def fetch(self, name: str) -> SavedCheckpoint | None:
-        """A verified local copy of one checkpoint; if damaged, None and `on_rejected` hears why."""
+    def fetch(
+        self, name: str, *, on_chunk: Callable[[int], None] = ignore_chunk
+    ) -> SavedCheckpoint | None:
+        """A verified local copy of one checkpoint; if damaged, None and `on_rejected` hears why.
+
+        `on_chunk` hears of the bytes copied and then of those compared; what it raises ends both.
+        """
         target = self.scratch / name
         shutil.rmtree(target, ignore_errors=True)
         try:
             manifest = self._read_manifest(name)
             for entry in manifest.files:
                 (target / entry.path).parent.mkdir(parents=True, exist_ok=True)
-                self._folder.download(f"{name}/{entry.path}", target / entry.path)
-            damage = find_damage(target, manifest)
+                self._folder.download(
+                    f"{name}/{entry.path}", target / entry.path, on_chunk=on_chunk
+                )
+            damage = find_damage(target, manifest, on_chunk=on_chunk)
         except (CheckpointError, FileNotFoundError) as error:
             damage = str(error)
         if damage is not None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from anneal_pipeline.checkpoint.manifest import sha256_of
+from anneal_pipeline.checkpoint.manifest import ignore_chunk, sha256_of
 from anneal_pipeline.data.formats import SAVED_MARK, SAVED_SPLITS_MARK
 from anneal_pipeline.errors import DATASET_EMPTY, DATASET_NOT_FOUND, UserError
 
@@ -30,7 +31,7 @@ _WORD = re.compile(r"[a-z]+")
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetFiles:
-    """Local copies of the dataset; their names appear in messages.
+    """Local copies of the dataset; `names` are what messages call them.
 
     A path is a data file, or a folder that `Dataset.save_to_disk` made. With `validation` or `test`
     given the split is the user's own and is kept; otherwise `train` is split as `dataset.split`
@@ -48,19 +49,36 @@ class DatasetFiles:
     def of(self, split: str) -> tuple[Path, ...]:
         return {TRAIN: self.train, VALIDATION: self.validation, TEST: self.test}[split]
 
-    def digest(self) -> str:
+    def names(self) -> dict[Path, str]:
+        """What each file is called where rows are named: no two of them alike.
+
+        Its own name, or with the folders below the one that all files share where names repeat.
+        """
+        paths = list(dict.fromkeys((*self.train, *self.validation, *self.test)))
+        own = {path: path.name for path in paths}
+        if len(set(own.values())) == len(paths):
+            return own
+        shared = os.path.commonpath([path.absolute().parent for path in paths])
+        return {path: path.absolute().relative_to(shared).as_posix() for path in paths}
+
+    def digest(self, *, on_chunk: Callable[[int], None] = ignore_chunk) -> str:
         """SHA-256 over the content of all files, in hex; file names do not enter it."""
         digest = hashlib.sha256()
         for split in SPLITS:
             for path in self.of(split):
                 for file in _files_of(path, split=split):
-                    digest.update(f"{split} {sha256_of(file)}\n".encode())
+                    digest.update(f"{split} {sha256_of(file, on_chunk=on_chunk)}\n".encode())
         return digest.hexdigest()
 
 
 def _files_of(path: Path, *, split: str) -> Iterator[Path]:
     if path.is_dir():
-        yield from sorted(file for file in path.rglob("*") if file.is_file())
+        # The hub's client keeps notes beside what it fetches, with the time in them.
+        yield from sorted(
+            file
+            for file in path.rglob("*")
+            if file.is_file() and not any(p.startswith(".") for p in file.relative_to(path).parts)
+        )
     elif path.is_file():
         yield path
     else:

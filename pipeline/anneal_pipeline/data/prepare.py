@@ -34,6 +34,7 @@ from anneal_pipeline.data.tokens import Tokenisation
 from anneal_pipeline.data.work import Work
 from anneal_pipeline.errors import RUN_CHANGED, StopRequestedError, UserError
 from anneal_pipeline.observer import EVENT_STAGE_REUSED, STAGE_DATA, Observer
+from anneal_pipeline.reading import Reading
 
 PREPARATION_VERSION = 2
 """Raised when the same inputs give other rows."""
@@ -74,7 +75,9 @@ def prepare_data(
     """
     template = settle_template(tokenizer)
     report = read_report(folder / REPORT_NAME)
-    digest = files.digest() if files else report.source_digest if report else ""
+    digest = report.source_digest if report else ""
+    if files is not None:
+        digest = files.digest(on_chunk=Reading(observer=observer, stage=STAGE_DATA))
     inputs = _inputs_hash(config, source=digest, template=template)
     if report is not None and report.inputs_hash == inputs:
         message = f"Taking the {report.num_rows_read} rows prepared by an earlier attempt"

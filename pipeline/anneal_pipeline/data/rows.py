@@ -18,10 +18,12 @@ _PREVIEW_CHARS = 200
 class Place:
     """Where a row stands, counted from 1: the line of a JSONL file, the row of any other.
 
-    The header of a CSV file is its row 1, as spreadsheets show it.
+    The header of a CSV file is its row 1, as spreadsheets show it. No two rows of a dataset have
+    the same place.
     """
 
     file: str
+    """As `DatasetFiles.names` calls it."""
     line: int
 
 

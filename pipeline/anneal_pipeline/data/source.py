@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from anneal_pipeline.config.dataset import DatasetConfig
 from anneal_pipeline.data.conversation import Conversation
@@ -31,12 +32,13 @@ class Source:
 
     def rows(self) -> Iterator[tuple[str, Conversation | BadRow]]:
         """(split of the file, row); may be gone through again and is then the same."""
+        names = self.files.names()
         for split in (TEST, VALIDATION, TRAIN):
             for path in self.files.of(split):
                 chosen = format_of(path) if self.config.format == "auto" else self.config.format
                 if chosen not in self.formats:
                     self.formats.append(chosen)
-                rows = read_rows(path, wanted=chosen)
+                rows = _read_as(names[path], path, wanted=chosen)
                 head = list(itertools.islice(rows, NUM_ROWS_LOOKED_AT))
                 good = [row for row in head if isinstance(row, SourceRow)]
                 if good:
@@ -61,3 +63,9 @@ class Source:
         """Where the training rows come from, as the job names it."""
         files = self.config.files
         return self.config.uri or (files.train if files else "")
+
+
+def _read_as(name: str, path: Path, *, wanted: str) -> Iterator[SourceRow | BadRow]:
+    """The rows of a file, whose places call it `name`."""
+    for row in read_rows(path, wanted=wanted):
+        yield row if row.place.file == name else replace(row, place=replace(row.place, file=name))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from anneal_pipeline.checkpoint.manifest import sha256_of
+from anneal_pipeline.checkpoint.manifest import ignore_chunk, sha256_of
 from anneal_pipeline.errors import (
     MODEL_IS_GGUF,
     MODEL_NOT_FOUND,
@@ -101,9 +101,9 @@ def _no_weights(names: Sequence[str], *, uri: str) -> UserError:
     )
 
 
-def model_digest(folder: Path) -> str:
+def model_digest(folder: Path, *, on_chunk: Callable[[int], None] = ignore_chunk) -> str:
     """SHA-256 over the config and weights, in hex: which base this is, wherever it came from."""
     digest = hashlib.sha256()
     for path in [folder / CONFIG_NAME, *sorted(folder.glob("*.safetensors"))]:
-        digest.update(f"{path.name} {sha256_of(path)}\n".encode())
+        digest.update(f"{path.name} {sha256_of(path, on_chunk=on_chunk)}\n".encode())
     return digest.hexdigest()

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from anneal_pipeline.checkpoint.manifest import ignore_chunk
 from anneal_pipeline.checkpoint.store import CheckpointStore, SavedCheckpoint
 from anneal_pipeline.config.pipeline import PipelineConfig
 from anneal_pipeline.errors import CheckpointError
@@ -64,13 +65,24 @@ def run_facts(
     }
 
 
-def find_checkpoint(checkpoints: CheckpointStore, *, ranks: Ranks) -> SavedCheckpoint | None:
+def find_checkpoint(
+    checkpoints: CheckpointStore, *, ranks: Ranks, on_chunk: Callable[[int], None]
+) -> SavedCheckpoint | None:
     """The checkpoint all ranks resume from: the first rank chooses, the others fetch the same."""
-    return share_checkpoint(checkpoints.latest, checkpoints=checkpoints, ranks=ranks)
+    return share_checkpoint(
+        lambda: checkpoints.latest(on_chunk=on_chunk),
+        checkpoints=checkpoints,
+        ranks=ranks,
+        on_chunk=on_chunk,
+    )
 
 
 def share_checkpoint(
-    find: Callable[[], SavedCheckpoint | None], *, checkpoints: CheckpointStore, ranks: Ranks
+    find: Callable[[], SavedCheckpoint | None],
+    *,
+    checkpoints: CheckpointStore,
+    ranks: Ranks,
+    on_chunk: Callable[[int], None] = ignore_chunk,
 ) -> SavedCheckpoint | None:
     """What the first rank finds, as every rank's own verified copy."""
     found = None
@@ -81,7 +93,7 @@ def share_checkpoint(
     if name is None:
         return None
     with ranks.together():
-        found = found or checkpoints.fetch(name)
+        found = found or checkpoints.fetch(name, on_chunk=on_chunk)
         if found is None:
             raise CheckpointError(f"checkpoint {name} is good on rank 0 and damaged on this rank")
     return found

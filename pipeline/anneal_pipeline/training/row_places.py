@@ -16,5 +16,5 @@ def row_places(folder: Path, *, rows: Sequence[int]) -> list[str]:
         for number, line in enumerate(file):
             if number in places:
                 row = json.loads(line)
-                places[number] = f"{Path(str(row['file'])).name}:{row['line']}"
+                places[number] = f"{row['file']}:{row['line']}"
     return [places[row] for row in rows]

@@ -1,68 +1,99 @@
-"""Files of a hub: a server on loopback that speaks as much of its protocol as a download needs."""
+"""Files of a hub: what is there, what is not given out, and how a file comes."""
 
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from anneal_jobs.storage.hub import HubRepository, download_file
-from anneal_pipeline.errors import StopRequestedError
+from anneal_jobs.errors import StorageUnreachableError
+from anneal_jobs.storage.hub import HubRepository, download_file, look_into
+from anneal_jobs.storage.s3 import S3Settings
+from anneal_jobs.storage.source import SourceAccess, list_source
+from anneal_jobs.storage.uri import parse_uri
+from anneal_pipeline.errors import StopRequestedError, UserError
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
+from .conftest import free_port
+from .hub_server import COMMIT, Hub, serving
+
 SHARD = bytes(range(256)) * (96 << 10)
 REPOSITORY = HubRepository(
     name="org/model", kind="model", revision=COMMIT, not_found_reason="ModelNotFound"
 )
 
 
-class Handler(BaseHTTPRequestHandler):
-    def do_HEAD(self) -> None:
-        self.send_response(200)
-        self.send_header("X-Repo-Commit", COMMIT)
-        self.send_header("ETag", '"shard"')
-        self.send_header("Content-Length", str(len(SHARD)))
-        self.end_headers()
-
-    def do_GET(self) -> None:
-        self.do_HEAD()
-        try:
-            self.wfile.write(SHARD)
-        except ConnectionError:
-            """The client has ended the transfer."""
-
-    def log_message(self, format: str, *args: Any) -> None:  # its own name
-        """Keep the test's output clean."""
-
-
 @pytest.fixture
-def hub() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+def hub() -> Iterator[Hub]:
+    with serving() as hub:
+        hub.repositories["models/org/model"] = {"model.safetensors": SHARD, "config.json": b"{}"}
+        yield hub
 
 
-def test_bytes_are_told_while_a_file_comes(hub: str, tmp_path: Path) -> None:
+def test_bytes_are_told_while_a_file_comes(hub: Hub, tmp_path: Path) -> None:
     seen: list[int] = []
     path = download_file(
-        REPOSITORY, "model.safetensors", to=tmp_path, endpoint=hub, on_chunk=seen.append
+        REPOSITORY, "model.safetensors", to=tmp_path, endpoint=hub.endpoint, on_chunk=seen.append
     )
     assert path.read_bytes() == SHARD
     assert sum(seen) == len(SHARD)
     assert len(seen) > 1
 
 
-def test_a_stop_in_the_middle_leaves_no_file(hub: str, tmp_path: Path) -> None:
+def test_a_stop_in_the_middle_leaves_no_file(hub: Hub, tmp_path: Path) -> None:
     def stop(count: int) -> None:
         raise StopRequestedError
 
     with pytest.raises(StopRequestedError):
-        download_file(REPOSITORY, "model.safetensors", to=tmp_path, endpoint=hub, on_chunk=stop)
+        download_file(
+            REPOSITORY, "model.safetensors", to=tmp_path, endpoint=hub.endpoint, on_chunk=stop
+        )
     left = [path for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size]
     assert [path for path in left if "safetensors" in path.name or "incomplete" in path.name] == []
+
+
+def test_what_lies_in_a_repository_is_listed_with_its_sizes(hub: Hub) -> None:
+    contents = look_into(REPOSITORY, endpoint=hub.endpoint)
+    assert contents.files == [("model.safetensors", len(SHARD)), ("config.json", 2)]
+    assert contents.configurations == []
+
+
+@pytest.mark.parametrize(
+    ("name", "revision", "reason", "said"),
+    [
+        pytest.param(
+            "org/gated", COMMIT, "StorageAccessDenied", "gated; accept its licence", id="gated"
+        ),
+        pytest.param(
+            "org/none", COMMIT, "ModelNotFound", "no such model repository", id="no repository"
+        ),
+        pytest.param("org/model", "v9", "ModelNotFound", "no such revision", id="no revision"),
+    ],
+)
+def test_what_is_not_given_out_is_named(
+    hub: Hub, name: str, revision: str, reason: str, said: str
+) -> None:
+    hub.refusals["models/org/gated"] = (403, "GatedRepo")
+    repository = HubRepository(
+        name=name, kind="model", revision=revision, not_found_reason="ModelNotFound"
+    )
+    with pytest.raises(UserError, match=said) as caught:
+        look_into(repository, endpoint=hub.endpoint)
+    assert caught.value.reason == reason
+    assert f"hf://{name} at revision {revision}" in caught.value.message
+
+
+def test_a_hub_that_does_not_answer_is_not_the_users_mistake() -> None:
+    with pytest.raises(StorageUnreachableError, match="does not answer"):
+        look_into(REPOSITORY, endpoint=f"http://127.0.0.1:{free_port()}")
+
+
+def test_a_model_is_a_whole_repository(hub: Hub) -> None:
+    access = SourceAccess(s3=S3Settings(), hub_endpoint=hub.endpoint)
+    with pytest.raises(UserError, match=r"expected hf://org/model: a base model") as caught:
+        list_source(
+            parse_uri("hf://org/model/fp16"),
+            kind="model",
+            revision=COMMIT,
+            not_found_reason="ModelNotFound",
+            access=access,
+        )
+    assert caught.value.reason == "UriInvalid"

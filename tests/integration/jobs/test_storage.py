@@ -327,7 +327,9 @@ def test_outputs_are_stored_with_the_mark_last_and_restored(
     uploader.add(workspace / "artifacts")
     uploader.finish()
     assert seen[-1][0] == seen[-1][1] > 0
-    assert restore_workspace(folder, other) == 4
+    came: list[tuple[int, int]] = []
+    assert restore_workspace(folder, other, on_bytes=lambda *b: came.append(b)) == 4
+    assert came[-1] == (sum(p.stat().st_size for p in other.rglob("*") if p.is_file()), 0)
     assert (other / "data" / "report.json").read_text() == "data/report.json"
     assert not (other / "checkpoints").exists()
 

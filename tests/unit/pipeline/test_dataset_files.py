@@ -7,7 +7,7 @@ from pathlib import Path
 import datasets
 import pytest
 
-from anneal_pipeline.data.files import arrange
+from anneal_pipeline.data.files import DatasetFiles, arrange
 from anneal_pipeline.data.formats import is_data, is_saved
 
 
@@ -51,6 +51,31 @@ def names_by_side(*names: str) -> dict[str, list[str]]:
 )
 def test_sides_come_from_names(names: list[str], want: dict[str, list[str]]) -> None:
     assert names_by_side(*names) == want
+
+
+@pytest.mark.parametrize(
+    ("paths", "want"),
+    [
+        pytest.param(["/d/all/rows.jsonl"], ["rows.jsonl"], id="one file"),
+        pytest.param(["/d/a/x.jsonl", "/d/b/y.jsonl"], ["x.jsonl", "y.jsonl"], id="own names"),
+        pytest.param(
+            ["/d/all/a/part.jsonl", "/d/all/b/part.jsonl", "/d/all/c.jsonl"],
+            ["a/part.jsonl", "b/part.jsonl", "c.jsonl"],
+            id="names that repeat",
+        ),
+        pytest.param(
+            ["/d/part.jsonl", "/d/a/part.jsonl"],
+            ["part.jsonl", "a/part.jsonl"],
+            id="one above the other",
+        ),
+    ],
+)
+def test_no_two_files_are_called_alike(paths: list[str], want: list[str]) -> None:
+    first, *others = map(Path, paths)
+    files = DatasetFiles(train=tuple(others), validation=(first,))
+    assert {str(path): name for path, name in files.names().items()} == dict(
+        zip(paths, want, strict=True)
+    )
 
 
 def test_saved_datasets_are_folders(tmp_path: Path) -> None:

@@ -77,6 +77,51 @@ def test_reads_turns(
     assert turns(read(fields, **dataset)) == want
 
 
+@pytest.mark.parametrize(
+    ("columns", "fields", "want"),
+    [
+        pytest.param({"messages": "chat"}, {"chat": [USER, ASSISTANT]}, [], id="messages"),
+        pytest.param({"prompt": "ask"}, {"ask": "q", "completion": "a"}, [], id="prompt"),
+        pytest.param({"completion": "say"}, {"prompt": "q", "say": "a"}, [], id="completion"),
+        pytest.param({"instruction": "task"}, {"task": "q", "output": "a"}, [], id="instruction"),
+        pytest.param(
+            {"input": "data"},
+            {"instruction": "Add", "data": "1 2", "output": "a"},
+            [("user", "Add\n\n1 2"), ("assistant", "a")],
+            id="input",
+        ),
+        pytest.param({"response": "said"}, {"instruction": "q", "said": "a"}, [], id="response"),
+        pytest.param(
+            {"system": "rules"},
+            {"prompt": "q", "completion": "a", "rules": "Be brief"},
+            [("system", "Be brief"), ("user", "q"), ("assistant", "a")],
+            id="system",
+        ),
+    ],
+)
+def test_a_column_of_another_name_is_read_as_what_it_means(
+    columns: dict[str, str], fields: dict[str, Any], want: list[tuple[str, str]]
+) -> None:
+    # Names that the layout knows stand beside the one that is named, and are not taken.
+    others = {"input": "not this"} if "input" in columns else {}
+    assert turns(read({**others, **fields}, columns=columns)) == (
+        want or [("user", "q"), ("assistant", "a")]
+    )
+
+
+def test_a_text_of_another_name_is_read() -> None:
+    result = read({"story": "Once", "text": "not this"}, columns={"text": "story"})
+    assert isinstance(result, Conversation)
+    assert result.text == "Once"
+
+
+def test_tools_of_another_name_are_read() -> None:
+    fields = {"messages": [USER, ASSISTANT], "functions_json": [{"name": "add"}]}
+    result = read(fields, columns={"tools": "functions_json"})
+    assert isinstance(result, Conversation)
+    assert [tool["function"]["name"] for tool in result.tools] == ["add"]
+
+
 CALL = {"name": "add", "arguments": {"x": 1}}
 CALLED = [("user", "q"), ("assistant", ""), ("tool", "2"), ("assistant", "a")]
 TOOL_TURNS: list[dict[str, Any]] = [

@@ -15,6 +15,7 @@ from anneal_pipeline.data.files import DatasetFiles
 from anneal_pipeline.data.prepare import PreparedData, prepare_data
 from anneal_pipeline.errors import StopRequestedError, UserError
 from anneal_pipeline.observer import EVENT_STAGE_REUSED, NullObserver, Observer
+from anneal_pipeline.training.row_places import row_places
 
 
 class Bench:
@@ -29,10 +30,15 @@ class Bench:
         return self.prepare_files(DatasetFiles(train=(train,)), **options)
 
     def prepare_files(
-        self, files: DatasetFiles | None, *, observer: Observer | None = None, **sections: Any
+        self,
+        files: DatasetFiles | None,
+        *,
+        observer: Observer | None = None,
+        template: str | None = None,
+        **sections: Any,
     ) -> PreparedData:
         self.observer = observer or self.kit.RecordingObserver()
-        tokenizer = self.kit.make_tokenizer()
+        tokenizer = self.kit.make_tokenizer(template=template or self.kit.CHATML)
         return prepare_data(
             self.kit.make_config(**sections),
             files=files,
@@ -52,6 +58,7 @@ def bench(kit: ModuleType, tmp_path: Path) -> Bench:
     return Bench(kit, tmp_path)
 
 
+CHAT = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a tale"}]}
 NO_ANSWER = {"messages": [{"role": "user", "content": "hello?"}]}
 
 
@@ -67,6 +74,26 @@ def test_every_dropped_row_is_in_quarantine_with_its_place(bench: Bench) -> None
     assert data.report.dropped == {"no-assistant-message": 1, "duplicate": 1, "too-long": 1}
     assert data.report.num_rows_read == 23
     assert sum(split.num_rows for split in data.report.splits.values()) == 20
+
+
+def test_rows_of_files_with_the_same_name_have_places_of_their_own(bench: Bench) -> None:
+    rows = bench.kit.sums(12)
+    paths = []
+    for name, part in (("a", [*rows[:6], NO_ANSWER]), ("b", [*rows[6:], NO_ANSWER, rows[1]])):
+        (bench.root / name).mkdir()
+        paths.append(bench.kit.write_rows(bench.root / name / "part.jsonl", part))
+    data = bench.prepare_files(DatasetFiles(train=tuple(paths)))
+    assert [(row["file"], row["line"], row["detail"]) for row in bench.quarantine()] == [
+        ("a/part.jsonl", 7, "has no assistant message"),
+        ("b/part.jsonl", 7, "has no assistant message"),
+        ("b/part.jsonl", 8, "repeats row 2 of a/part.jsonl"),
+    ]
+    places = [
+        place
+        for name, split in data.splits.items()
+        for place in row_places(data.folder / name, rows=range(len(split)))
+    ]
+    assert sorted(places) == [f"{name}/part.jsonl:{line}" for name in "ab" for line in range(1, 7)]
 
 
 def test_too_many_dropped_rows_fail_with_the_first_of_them(bench: Bench) -> None:
@@ -109,12 +136,97 @@ def test_a_missing_file_is_named(bench: Bench) -> None:
         pytest.param({"overlength": "drop"}, {"too-long": 1}, id="drop"),
         pytest.param({"overlength": "truncate"}, {}, id="truncate"),
         pytest.param({"minResponseTokens": 4}, {"short-response": 1, "too-long": 1}, id="short"),
+        pytest.param({"minTokens": 20}, {"too-short": 1, "too-long": 1}, id="minTokens"),
+        pytest.param({"maxTokens": 30}, {"too-long": 6}, id="maxTokens"),
+        pytest.param({"maxTokens": 500}, {"too-long": 1}, id="sequenceLength is a limit too"),
     ],
 )
 def test_length_filters(bench: Bench, filters: dict[str, Any], want: dict[str, int]) -> None:
     rows = [*bench.kit.sums(10), bench.kit.chat("a question", "z" * 300), bench.kit.chat("q", "z")]
     data = bench.prepare(rows, dataset={"filters": filters})
     assert data.report.dropped == want
+
+
+def test_max_tokens_below_the_sequence_length_is_where_a_row_is_cut(bench: Bench) -> None:
+    dataset = {
+        "filters": {"overlength": "truncate", "maxTokens": 60},
+        "split": {"train": 1.0, "validation": 0.0},
+    }
+    data = bench.prepare([bench.kit.chat("q", "z" * 300)], dataset=dataset)
+    assert data.train.lengths() == [60]
+
+
+@pytest.mark.parametrize(
+    ("mode", "num_rows", "dropped"),
+    [("exact", 10, {"duplicate": 2}), ("off", 12, {})],
+)
+def test_repeated_rows_stay_where_that_is_wanted(
+    bench: Bench, mode: str, num_rows: int, dropped: dict[str, int]
+) -> None:
+    rows = bench.kit.sums(10)
+    dataset = {
+        "filters": {"deduplicate": mode},
+        "split": {"train": 1.0, "validation": 0.0},
+    }
+    data = bench.prepare([*rows, rows[0], rows[0]], dataset=dataset)
+    assert len(data.train) == num_rows
+    assert data.report.dropped == dropped
+
+
+def test_repeated_rows_that_stay_are_on_one_side(bench: Bench) -> None:
+    rows = bench.kit.sums(20)
+    dataset = {"filters": {"deduplicate": "off"}, "split": {"train": 0.5, "validation": 0.5}}
+    data = bench.prepare([*rows, *rows], dataset=dataset)
+    questions = {
+        name: [
+            json.loads(line)["messages"][0]["content"]
+            for line in (data.folder / name / "rows.jsonl").read_text().splitlines()
+        ]
+        for name in ("train", "validation")
+    }
+    assert len(questions["train"]) + len(questions["validation"]) == 40
+    assert set(questions["train"]).isdisjoint(questions["validation"])
+
+
+SCOLDING = (
+    "{% if messages[0]['content'] == 'refuse me' %}{{ raise_exception('no such question') }}"
+    "{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "reason", "detail"),
+    [
+        pytest.param({"text": "a tale"}, {"text": " \n"}, "empty-text", "has no text", id="text"),
+        pytest.param(
+            CHAT, {"text": "a"}, "missing-field", "has no field messages", id="another layout"
+        ),
+        pytest.param(
+            CHAT,
+            {"messages": [{"role": "user", "content": "refuse me"}, CHAT["messages"][1]]},
+            "template-refused",
+            "no such question",
+            id="the template refuses it",
+        ),
+    ],
+)
+def test_rows_that_cannot_be_rendered_are_in_quarantine(
+    bench: Bench, good: dict[str, Any], bad: dict[str, Any], reason: str, detail: str
+) -> None:
+    rows = [json.loads(json.dumps(good).replace("a tale", f"tale {n}")) for n in range(3)]
+    dataset = {"filters": {"deduplicate": "off"}, "split": {"train": 1.0, "validation": 0.0}}
+    data = bench.prepare([*rows, bad], template=SCOLDING + bench.kit.CHATML, dataset=dataset)
+    [row] = bench.quarantine()
+    assert (row["line"], row["reason"]) == (4, reason)
+    assert detail in row["detail"]
+    assert len(data.train) == 3
+
+
+def test_a_row_whose_only_token_has_nothing_before_it_is_not_trained(bench: Bench) -> None:
+    dataset = {"split": {"train": 1.0, "validation": 0.0}}
+    data = bench.prepare([{"text": "Once upon a time"}, {"text": "<|im_end|>"}], dataset=dataset)
+    assert [(row["line"], row["reason"]) for row in bench.quarantine()] == [(2, "no-trained-token")]
+    assert len(data.train) == 1
 
 
 def test_a_cut_row_gains_no_end_of_turn(bench: Bench) -> None:
@@ -228,13 +340,14 @@ def test_changed_rows_are_prepared_again_with_another_digest(bench: Bench) -> No
 
 @dataclass
 class Stopping(NullObserver):
-    """Keeps the work it hears of; asks for a stop at the report of that number."""
+    """Keeps the work on rows it hears of; asks for a stop at the report of that number."""
 
     stop_at: int = -1
     told: list[tuple[str, int]] = field(default_factory=list)
 
     def on_stage(self, stage: str, *, done: int, total: int, unit: str) -> None:
-        self.told.append((unit, done))
+        if unit != "bytes":  # of the files, read for their digest before
+            self.told.append((unit, done))
 
     def should_stop(self) -> bool:
         return len(self.told) == self.stop_at
