@@ -100,7 +100,7 @@ def config_of(task: dict[str, Any]) -> PipelineConfig:
                 **task["ours"]["training"],
             },
             "evaluation": {"baseline": False, "everySteps": task["steps"]},
-            "checkpoint": {"everySteps": task["steps"]},
+            "checkpoint": {"everySteps": task["steps"], "milestones": []},
         }
     )
 

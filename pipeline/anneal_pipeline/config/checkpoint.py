@@ -19,8 +19,11 @@ class CheckpointConfig(Schema):
     """Optimiser steps between checkpoints. Default: every 10 % of all steps."""
     keep: int = Field(default=3, ge=1, le=100)
     """How many of the newest checkpoints are kept; the best one is kept beside them."""
-    milestones: tuple[Annotated[int, Field(ge=1, le=100)], ...] = Field(default=(), max_length=100)
-    """Percentages of all steps at which an adapter of its own is written and never deleted."""
+    milestones: tuple[Annotated[int, Field(ge=1, le=100)], ...] = Field(
+        default=(25, 50, 75, 100), max_length=100
+    )
+    """Percentages of all steps at which an adapter of its own is written and never deleted; an
+    empty list writes none."""
     resume: Literal["Auto", "Never"] = "Auto"
     """Whether a new attempt goes on from the newest good checkpoint."""
     accept_changes: tuple[Annotated[str, Field(pattern=ACCEPTED_CHANGE, max_length=100)], ...] = (

@@ -63,7 +63,7 @@ class Trial:
                 "gradientCheckpointing": False,
             },
             "evaluation": {"numGenerations": 1, "everySteps": 1000},
-            "checkpoint": {"everySteps": 5000},
+            "checkpoint": {"everySteps": 5000, "milestones": []},
         }
         config = RunConfig(
             job=JobIdentity(namespace="team-a", name=self.name, uid=f"uid-{self.name}"),

@@ -75,6 +75,19 @@ def test_milestones_round_up(percent: int, want: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("checkpoint", "want"),
+    [({}, (25, 50, 75, 100)), ({"milestones": []}, ()), ({"milestones": [10]}, (10,))],
+    ids=["by default", "none", "its own"],
+)
+def test_adapters_are_kept_at_four_shares_unless_the_job_says_otherwise(
+    checkpoint: dict[str, Any], want: tuple[int, ...]
+) -> None:
+    given = config(checkpoint=checkpoint)
+    assert given.checkpoint.milestones == want
+    assert PipelineConfig.parse(given.to_data()).checkpoint.milestones == want
+
+
+@pytest.mark.parametrize(
     ("batch_size", "world_size", "want"), [(16, 1, 8), (16, 4, 4), (7, 1, 7), (11, 1, 1), (1, 2, 1)]
 )
 def test_the_micro_batch_divides_a_ranks_share(batch_size: int, world_size: int, want: int) -> None:

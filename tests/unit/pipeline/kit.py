@@ -126,13 +126,14 @@ def sums(count: int) -> list[dict[str, Any]]:
 
 
 def make_config(**sections: dict[str, Any]) -> PipelineConfig:
-    """A pipeline for the tiny model: plain LoRA in fp32, small batches."""
+    """A pipeline for the tiny model: plain LoRA in fp32, small batches, no milestones."""
     data: dict[str, Any] = {
         "model": {"uri": "models/tiny"},
         "dataset": {"uri": "rows.jsonl"},
         "tuning": {"method": "lora", "lora": {"rank": 4, "alpha": 8.0}},
         "training": {"maxSteps": 6, "batchSize": 4, "sequenceLength": 128, "learningRate": 0.01},
         "evaluation": {"numGenerations": 1},
+        "checkpoint": {"milestones": []},
     }
     for name, section in sections.items():
         data[name] = {**data.get(name, {}), **section}
