@@ -1,5 +1,6 @@
 """A real S3 server and a real MLflow server on loopback for the jobs side."""
 
+import gc
 import os
 import socket
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +70,19 @@ def write_credentials(
         f"[default]\naws_access_key_id = {access_key}\naws_secret_access_key = {secret}\n"
     )
     return path
+
+
+@pytest.fixture
+def ended_transfers_are_forgotten() -> Iterator[None]:
+    """For a test whose callback ends a transfer.
+
+    boto3 and httpx leave the connection of such a transfer to the garbage collector, whose warning
+    would else fail whichever test runs when it comes.
+    """
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 @pytest.fixture(scope="session")

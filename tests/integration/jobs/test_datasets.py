@@ -208,6 +208,7 @@ def test_sides_on_the_hub_are_files_of_one_revision(
     assert rows_of(found) == {"train": pairs(ROWS), "validation": pairs(HELD)}
 
 
+@pytest.mark.usefixtures("ended_transfers_are_forgotten")
 def test_a_stop_ends_the_fetching_of_a_dataset(hub: Hub, folder: Path, tmp_path: Path) -> None:
     hub.repositories["datasets/org/rows"] = {"rows.jsonl": lines(ROWS)}
 

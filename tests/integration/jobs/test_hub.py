@@ -38,6 +38,7 @@ def test_bytes_are_told_while_a_file_comes(hub: Hub, tmp_path: Path) -> None:
     assert len(seen) > 1
 
 
+@pytest.mark.usefixtures("ended_transfers_are_forgotten")
 def test_a_stop_in_the_middle_leaves_no_file(hub: Hub, tmp_path: Path) -> None:
     def stop(count: int) -> None:
         raise StopRequestedError

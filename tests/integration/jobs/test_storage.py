@@ -109,6 +109,7 @@ class TestProgressWithinAFile:
         assert seen[-1] == (self.SIZE, self.SIZE)
         assert len({done for done, _ in seen}) > 10
 
+    @pytest.mark.usefixtures("ended_transfers_are_forgotten")
     def test_a_stop_in_the_middle_ends_the_transfer_and_leaves_nothing(
         self, folder: S3Folder, source: Path, tmp_path: Path
     ) -> None:
