@@ -180,6 +180,53 @@ def test_lora_plus_moves_b_by_the_ratio_and_saved_moments_go_back_to_their_owner
     assert [n for n in results[0] if not torch.equal(results[0][n], results[1][n])] == []
 
 
+def test_weight_decay_takes_its_share_of_the_rate_from_every_weight(
+    tuned: TunedModel, adapters: dict[str, torch.nn.Parameter], split: PreparedSplit
+) -> None:
+    rate, decay = 1e-2, 0.5
+    path = LogitsPath(tuned.model)
+    batch = collate(split, range(NUM_ROWS), pad_id=0, train_all=False)
+    start = {name: p.detach().clone() for name, p in adapters.items()}
+    after: list[dict[str, torch.Tensor]] = []
+    for config in (TrainingConfig(weight_decay=0.0), TrainingConfig(weight_decay=decay)):
+        for name, parameter in adapters.items():
+            parameter.data.copy_(start[name])
+        optimizer = AdapterOptimizer(config, model=tuned.model, compute=torch.float32, ranks=ALONE)
+        optimizer.step(path, [batch], learning_rate=rate)
+        after.append({name: p.detach().clone() for name, p in adapters.items()})
+    whole, decayed = after
+    for name, weight in start.items():
+        torch.testing.assert_close(
+            whole[name] - decayed[name], rate * decay * weight, rtol=1e-3, atol=1e-7
+        )
+
+
+@pytest.mark.parametrize("share", [0.1, 10.0], ids=["above the limit", "below it"])
+def test_gradients_are_clipped_to_the_limit_and_their_norm_is_told_as_it_was(
+    tuned: TunedModel, adapters: dict[str, torch.nn.Parameter], split: PreparedSplit, share: float
+) -> None:
+    path = LogitsPath(tuned.model)
+    batch = collate(split, range(NUM_ROWS), pad_id=0, train_all=False)
+
+    def gathered(limit: float) -> tuple[float, torch.Tensor]:
+        optimizer = AdapterOptimizer(
+            TrainingConfig(max_grad_norm=limit),
+            model=tuned.model,
+            compute=torch.float32,
+            ranks=ALONE,
+        )
+        told = optimizer.gather(path, [batch]).grad_norm
+        grads = torch.cat([p.grad.flatten() for p in adapters.values() if p.grad is not None])
+        optimizer.take_back()
+        return told, grads
+
+    norm, whole = gathered(1e6)
+    assert float(whole.norm()) == pytest.approx(norm, rel=1e-5)
+    told, clipped = gathered(share * norm)
+    assert told == pytest.approx(norm, rel=1e-5)
+    torch.testing.assert_close(clipped, whole * min(1.0, share), rtol=1e-4, atol=1e-8)
+
+
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
 def test_perplexity_does_not_depend_on_the_batch(
     tuned: TunedModel, split: PreparedSplit, batch_size: int
