@@ -19,6 +19,7 @@ from anneal_pipeline.evaluation.perplexity import Evaluator
 from anneal_pipeline.evaluation.questions import question_of_prompt
 from anneal_pipeline.model.adapters import trainable_parameters
 from anneal_pipeline.model.loading import TunedModel, load_tokenizer, load_tuned_model
+from anneal_pipeline.model.quantization import quantization_settings
 from anneal_pipeline.training import loss as loss_module
 from anneal_pipeline.training.batches import Batch, collate, micro_batches
 from anneal_pipeline.training.loss import LogitsPath, sum_of_losses
@@ -347,14 +348,15 @@ def test_32_rows_are_learnt_by_heart_at_default_settings_and_answered_to_the_sto
     """Pitfall: wrong learning rate for LoRA (that of full fine-tuning)."""
     folder = kit.write_model(tmp_path / "model", hidden=256, spread=0.1)
     rows = kit.write_rows(tmp_path / "rows.jsonl", kit.sums(32))
-    # all settings are the defaults but the number of passes, and that no row is held out
+    # All settings are the defaults, NF4 among them, but the number of passes, and that no row is
+    # held out.
     config = PipelineConfig.parse(
         {
             "model": {"uri": "models/tiny"},
             "dataset": {"uri": "rows.jsonl", "split": {"train": 1.0, "validation": 0.0}},
-            "tuning": {"method": "lora"},
             "training": {"epochs": 130.0},
             "evaluation": {"numGenerations": 0},
+            "checkpoint": {"milestones": []},
         }
     )
     observer = kit.RecordingObserver()
@@ -362,7 +364,9 @@ def test_32_rows_are_learnt_by_heart_at_default_settings_and_answered_to_the_sto
     assert observer.steps[-1].loss < 0.1
 
     adapter = tmp_path / "out" / "artifacts" / "adapter"
-    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder), adapter)
+    in_4_bit = quantization_settings(config.tuning.quantization, compute=torch.float32)
+    base = AutoModelForCausalLM.from_pretrained(folder, quantization_config=in_4_bit)
+    model = PeftModel.from_pretrained(base, adapter)
     tokenizer = load_tokenizer(adapter)
     asked = [f"What is {n} plus {n * n}?" for n in range(32)]
     answerer = Answerer(
@@ -377,5 +381,4 @@ def test_32_rows_are_learnt_by_heart_at_default_settings_and_answered_to_the_sto
     )
     got = answerer.answer([question_of_prompt(prompt) for prompt in asked])
     assert got is not None
-    right = [text == f"It is {n + n * n}." for n, text in enumerate(got)]
-    assert sum(right) >= 31, [text for text, ok in zip(got, right, strict=True) if not ok]
+    assert got == [f"It is {n + n * n}." for n in range(32)]
