@@ -9,12 +9,13 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
-from anneal_pipeline.config.tuning import LOFTQ, TuningConfig
+from anneal_pipeline.config.tuning import LOFTQ, QuantizationConfig, TuningConfig
 from anneal_pipeline.errors import QUANTIZATION_UNAVAILABLE, UserError
 
 PACKAGE = "bitsandbytes"
 _ERROR_MAX = 0.2
-"""NF4 is never further off than half its widest gap, 0.15 of a block's largest number."""
+"""Neither type is further off than half its widest gap: 0.15 of a block's largest number for NF4,
+0.17 for FP4."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,7 @@ def choose_base_form(tuning: TuningConfig, *, device: torch.device) -> BaseForm:
     """4 bits if asked for; where they cannot be had, refuse or go on as plain LoRA."""
     if tuning.method != "qlora":
         return BaseForm(in_4_bit=False)
-    fault = find_fault(device)
+    fault = find_fault(device, wanted=tuning.quantization)
     if fault is None:
         return BaseForm(in_4_bit=True)
     if tuning.fallback == "allow":
@@ -52,12 +53,12 @@ def choose_base_form(tuning: TuningConfig, *, device: torch.device) -> BaseForm:
     )
 
 
-def find_fault(device: torch.device) -> str | None:
-    """Why 4-bit does not work on `device`, found by trying it on a small weight, or None."""
+def find_fault(device: torch.device, *, wanted: QuantizationConfig) -> str | None:
+    """Why 4-bit does not work on `device` as wanted, found by trying it on a small weight."""
     if importlib.util.find_spec(PACKAGE) is None:
         return f"the package {PACKAGE} is not installed"
     try:
-        error = _round_trip_error(device)
+        error = _round_trip_error(device, wanted)
     except (ImportError, OSError, RuntimeError, AttributeError, NotImplementedError) as fault:
         first_line = next(iter(str(fault).strip().splitlines()), type(fault).__name__)
         return f"{first_line} ({_versions(device)})"
@@ -66,10 +67,12 @@ def find_fault(device: torch.device) -> str | None:
     return None
 
 
-def _round_trip_error(device: torch.device) -> float:
+def _round_trip_error(device: torch.device, wanted: QuantizationConfig) -> float:
     functional = importlib.import_module(f"{PACKAGE}.functional")
     weight = torch.linspace(-1.0, 1.0, 64 * 64, device=device).view(64, 64)
-    packed, state = functional.quantize_4bit(weight, compress_statistics=True, quant_type="nf4")
+    packed, state = functional.quantize_4bit(
+        weight, compress_statistics=wanted.double_quant, quant_type=wanted.type
+    )
     unpacked = functional.dequantize_4bit(packed, state)
     return float((unpacked - weight).abs().max())
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Linear4bit
-from transformers import MixtralConfig, MixtralForCausalLM
+from transformers import LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from anneal_pipeline.errors import UserError
 from anneal_pipeline.model.adapters import trainable_parameters
@@ -61,6 +61,37 @@ def test_after_an_evaluation_the_input_gradient_is_that_of_the_weight(
     downstream = torch.randn(3, layer.out_features)
     layer(given).backward(downstream)
     torch.testing.assert_close(given.grad, downstream @ weight, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("form", "within"),
+    [
+        pytest.param({"type": "nf4", "doubleQuant": False}, 0.1, id="nf4, constants whole"),
+        pytest.param({"type": "fp4"}, 0.13, id="fp4"),
+        pytest.param({"type": "fp4", "doubleQuant": False}, 0.13, id="fp4, constants whole"),
+    ],
+)
+def test_other_forms_hold_the_base_as_asked_and_train(
+    kit: ModuleType, tmp_path: Path, form: dict[str, Any], within: float
+) -> None:
+    """`within`: the mean error of a weight, of its standard deviation."""
+    folder = kit.write_model(tmp_path, hidden=64)
+    config = kit.make_config(
+        tuning={"method": "qlora", "lora": {"rank": 4, "dropout": 0.0}, "quantization": form}
+    )
+    loaded = load_tuned_model(config, folder=folder, device=CPU)
+    whole = LlamaForCausalLM.from_pretrained(folder).model.layers[0].mlp.up_proj.weight.detach()
+    layer = layer_of(loaded, "up_proj")
+    state = layer.weight.quant_state
+    assert (state.quant_type, state.nested) == (form["type"], form.get("doubleQuant", True))
+    weight = dequantize_4bit(layer.weight.data, state).float()
+    assert 0 < float((weight - whole).abs().mean() / whole.std()) < within
+    ids = torch.randint(4, 300, (2, 16), generator=torch.Generator().manual_seed(1))
+    batch = Batch(ids=ids, attention_mask=torch.ones_like(ids), labels=ids)
+    loaded.model.train()
+    sum_of_losses(LogitsPath(loaded.model)(batch)).backward()
+    gradients = {n: p.grad for n, p in trainable_parameters(loaded.model).items() if "lora_B" in n}
+    assert [n for n, grad in gradients.items() if grad is None or not grad.any()] == []
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -122,10 +153,13 @@ def test_a_rank_pattern_gives_its_modules_their_rank(kit: ModuleType, model_dir:
 
 
 def test_gradient_checkpointing_changes_no_gradient(kit: ModuleType, model_dir: Path) -> None:
-    """Pitfall: checkpointing with frozen embeddings: no gradient to the adapters."""
+    """Pitfall: checkpointing with frozen embeddings: no gradient to the adapters.
+
+    With it a layer runs once more, in the backward pass.
+    """
     ids = torch.randint(4, 300, (2, 16), generator=torch.Generator().manual_seed(1))
     batch = Batch(ids=ids, attention_mask=torch.ones_like(ids), labels=ids)
-    grads = []
+    grads, calls = [], []
     for checkpointing in (False, True):
         config = kit.make_config(
             tuning={"method": "qlora", "lora": {"rank": 4, "dropout": 0.0}},
@@ -133,10 +167,17 @@ def test_gradient_checkpointing_changes_no_gradient(kit: ModuleType, model_dir: 
         )
         tuned = load_tuned_model(config, folder=model_dir, device=CPU)
         tuned.model.train()
-        sum_of_losses(LogitsPath(tuned.model)(batch)).backward()
+        path = LogitsPath(tuned.model)  # tries the model, so it is made before calls are counted
+        seen: list[torch.Tensor] = []
+        layer_of(tuned, "q_proj").register_forward_pre_hook(
+            lambda _, given, seen=seen: seen.append(given[0])
+        )
+        sum_of_losses(path(batch)).backward()
+        calls.append(len(seen))
         grads.append({n: p.grad for n, p in trainable_parameters(tuned.model).items()})
     for name, want in grads[0].items():
         assert torch.equal(grads[1][name], want), name
+    assert calls == [1, 2]
 
 
 def test_experts_that_bitsandbytes_cannot_hold_in_4_bits_are_told(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -134,6 +135,13 @@ def test_a_finished_run_leaves_the_promised_folder(
         "milestones/checkpoint-100pct/adapter_model.safetensors",
     }
     assert not [name for name in files if "scratch" in name or name.endswith((".bin", ".pt"))]
+    num_trained = sum(tensor.numel() for tensor in weights(tmp_path).values())
+    [said] = [message for name, message in observer.events if name == "model-ready"]
+    assert re.fullmatch(
+        rf"Training {num_trained:,} of [\d,]+ parameters \(\d+\.\d\d %\) in 14 adapters, "
+        "computing in float32 on cpu",
+        said,
+    )
     assert result.artefact_digest == sha256_of(out / "artifacts" / "manifest.json")
     adapter = json.loads((out / "artifacts/adapter/adapter_config.json").read_text())
     assert adapter["base_model_name_or_path"] == "org/tiny"

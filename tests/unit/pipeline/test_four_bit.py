@@ -6,16 +6,22 @@ import ctypes
 import sys
 from typing import Any
 
+import bitsandbytes
 import pytest
 import torch
 
-from anneal_pipeline.config.tuning import TuningConfig
+from anneal_pipeline.config.tuning import QuantizationConfig, TuningConfig
 from anneal_pipeline.device import resolve_compute
 from anneal_pipeline.errors import UserError
 from anneal_pipeline.model import four_bit
 from anneal_pipeline.model.four_bit import BaseForm, choose_base_form, find_fault
 
 CPU = torch.device("cpu")
+EVERY_FORM = pytest.mark.parametrize(
+    "form",
+    [{"type": kind, "doubleQuant": nested} for kind in ("nf4", "fp4") for nested in (True, False)],
+    ids=lambda form: "-".join(map(str, form.values())),
+)
 
 
 def form_of(**tuning: Any) -> BaseForm:
@@ -23,9 +29,25 @@ def form_of(**tuning: Any) -> BaseForm:
 
 
 class TestWithBitsandbytes:
-    def test_it_works_on_this_machine(self) -> None:
-        assert find_fault(CPU) is None
-        assert form_of() == BaseForm(in_4_bit=True)
+    @EVERY_FORM
+    def test_it_works_on_this_machine(self, form: dict[str, Any]) -> None:
+        assert find_fault(CPU, wanted=QuantizationConfig.parse(form)) is None
+        assert form_of(quantization=form) == BaseForm(in_4_bit=True)
+
+    @EVERY_FORM
+    def test_what_is_tried_is_what_is_asked_for(
+        self, monkeypatch: pytest.MonkeyPatch, form: dict[str, Any]
+    ) -> None:
+        tried = []
+        quantize = bitsandbytes.functional.quantize_4bit
+
+        def listening(weight: torch.Tensor, **options: Any) -> Any:
+            tried.append(options)
+            return quantize(weight, **options)
+
+        monkeypatch.setattr(bitsandbytes.functional, "quantize_4bit", listening)
+        form_of(quantization=form)
+        assert tried == [{"quant_type": form["type"], "compress_statistics": form["doubleQuant"]}]
 
     def test_plain_lora_never_asks(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "bitsandbytes", None)
@@ -59,7 +81,7 @@ def test_a_build_that_does_not_fit_is_told_with_both_versions(
 ) -> None:
     """What a bitsandbytes whose native library is missing does: it raises at the first call."""
 
-    def call(_: torch.device) -> float:
+    def call(*_: Any) -> float:
         ctypes.CDLL("libbitsandbytes_of_another_cuda.so")
         return 0.0
 
@@ -71,8 +93,8 @@ def test_a_build_that_does_not_fit_is_told_with_both_versions(
 
 
 def test_wrong_numbers_are_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(four_bit, "_round_trip_error", lambda _: float("nan"))
-    assert "wrong by nan" in str(find_fault(CPU))
+    monkeypatch.setattr(four_bit, "_round_trip_error", lambda *_: float("nan"))
+    assert "wrong by nan" in str(find_fault(CPU, wanted=QuantizationConfig()))
 
 
 @pytest.mark.parametrize(
