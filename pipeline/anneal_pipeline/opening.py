@@ -233,7 +233,12 @@ def _load_model(inputs: Inputs, form: BaseForm) -> TunedModel:
     )
     if first:
         observer.on_stage(STAGE_MODEL, done=1, total=1, unit="models")
-        facts = {"trainable": tuned.num_trainable, "parameters": tuned.num_parameters}
+        facts = {
+            "trainable": tuned.num_trainable,
+            "parameters": tuned.num_parameters,
+            "baseBytes": tuned.base_bytes,
+            "compression": tuned.compression,
+        }
         observer.on_event(EVENT_MODEL_READY, tuned.summary(), facts)
         for warning in tuned.warnings:
             observer.on_event(EVENT_WARNING, warning, {"stage": STAGE_MODEL})
