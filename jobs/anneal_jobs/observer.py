@@ -123,6 +123,8 @@ class RunObserver:
         self.state.add_event(name, message)
         log.log(logging.WARNING if name in _WARNINGS else logging.INFO, "%s", message)
         self.events.write(name, step=self.state.step, fields={**fields, "message": message})
+        if self.writer is not None and name == pipeline.EVENT_MODEL_READY:
+            self.writer.add(_model_metrics(fields), step=0, is_always_sent=True)
         if self.writer is not None and "backTo" in fields:
             self.writer.go_back(step=fields["step"], back_to=fields["backTo"])
         if self.writer is not None and name in _TAGGED:
@@ -241,6 +243,15 @@ def _step_metrics(report: StepReport) -> dict[str, float]:
         "train/eta_seconds": report.eta_seconds,
     }
     return {name: value for name, value in values.items() if math.isfinite(value)}
+
+
+def _model_metrics(fields: Mapping[str, Any]) -> dict[str, float]:
+    """What quantisation saved, against 16 bits, and what of the model is trained."""
+    return {
+        "model/trainable_share": fields["trainable"] / fields["parameters"],
+        "model/compression_ratio": fields["compression"],
+        "model/base_megabytes": fields["baseBytes"] / 1e6,
+    }
 
 
 def _tag_action(key: str, value: str) -> Action:

@@ -54,7 +54,7 @@ class MemoryReading:
         return self.accelerator_total_bytes - self.accelerator_reserved_bytes
 
     def metrics(self) -> dict[str, float]:
-        """Points for the run's charts, in megabytes."""
+        """Points for the run's charts, in megabytes; memory/peak is that of the whole attempt."""
         values = {
             "process": self.process_bytes,
             "process_peak": self.process_peak_bytes,
@@ -63,10 +63,12 @@ class MemoryReading:
         if self.accelerator_total_bytes:
             values["accelerator"] = self.accelerator_allocated_bytes
             values["accelerator_peak"] = self.accelerator_peak_bytes
-        return {
-            f"memory/{self.stage}/{name}_megabytes": value / _MEGABYTE
-            for name, value in values.items()
-        }
+        peaks = {"process": self.process_peak_bytes}
+        if self.accelerator_total_bytes:
+            peaks["accelerator"] = self.accelerator_peak_bytes
+        named = {f"{self.stage}/{name}": value for name, value in values.items()}
+        named |= {f"peak/{name}": value for name, value in peaks.items()}
+        return {f"memory/{name}_megabytes": value / _MEGABYTE for name, value in named.items()}
 
 
 class StageMemory:

@@ -278,7 +278,12 @@ def _load_model(inputs: Inputs, form: BaseForm) -> TunedModel:
             on_layer=partial(tell, unit="layers"),
         )
     if first:
-        facts = {"trainable": tuned.num_trainable, "parameters": tuned.num_parameters}
+        facts = {
+            "trainable": tuned.num_trainable,
+            "parameters": tuned.num_parameters,
+            "baseBytes": tuned.base_bytes,
+            "compression": tuned.compression,
+        }
         observer.on_event(EVENT_MODEL_READY, tuned.summary(), facts)
         for warning in tuned.warnings:
             observer.on_event(EVENT_WARNING, warning, {"stage": STAGE_MODEL})

@@ -46,11 +46,14 @@ def build_skeleton(
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     model = _on_meta(config, folder=folder, compute=compute, in_4_bit=in_4_bit)
     base, state = _Faker(mode, compute=compute).convert(model)
-    if in_4_bit and not on_gpu:
-        from anneal_pipeline.model.quantization import keep_trainable
+    if in_4_bit:
+        from anneal_pipeline.model.quantization import forbid_repacking, keep_trainable
 
-        with mode:
-            keep_trainable(model)
+        # Its fake tensors are the CPU's also in a plan of a GPU, where nothing is ever repacked.
+        forbid_repacking(model)
+        if not on_gpu:
+            with mode:
+                keep_trainable(model)
     trainable = [p for p in base if p.requires_grad]
     return Skeleton(
         model=model,

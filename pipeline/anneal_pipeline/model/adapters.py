@@ -94,3 +94,21 @@ def count_parameters(model: torch.nn.Module) -> tuple[int, int]:
         total += count
         trainable += parameter.numel() if parameter.requires_grad else 0
     return trainable, total
+
+
+def base_bytes(model: torch.nn.Module) -> int:
+    """What the frozen parameters take, 4-bit ones with their constants."""
+    total = 0
+    for parameter in model.parameters():
+        if not parameter.requires_grad:
+            state = getattr(parameter, "quant_state", None)
+            total += parameter.nbytes + (_state_bytes(state) if state is not None else 0)
+    return total
+
+
+def _state_bytes(state: Any) -> int:
+    """Of a bitsandbytes QuantState."""
+    held = [state.absmax, state.code]
+    if state.nested:
+        held += [state.offset, state.state2.absmax, state.state2.code]
+    return sum(tensor.nbytes for tensor in held)

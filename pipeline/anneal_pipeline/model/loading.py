@@ -23,7 +23,7 @@ from anneal_pipeline.config.pipeline import PipelineConfig
 from anneal_pipeline.config.tuning import LOFTQ, LoraConfig
 from anneal_pipeline.device import compute_dtype
 from anneal_pipeline.errors import MODEL_UNSUPPORTED, UserError
-from anneal_pipeline.model.adapters import add_adapters, count_parameters
+from anneal_pipeline.model.adapters import add_adapters, base_bytes, count_parameters
 from anneal_pipeline.model.advice import advice, experts_left_out, experts_left_whole
 from anneal_pipeline.model.beginning import OnLayer, untold
 from anneal_pipeline.model.cpu_linear import speed_up_frozen
@@ -44,10 +44,17 @@ class TunedModel:
     num_trainable: int
     num_parameters: int
     num_targets: int
+    base_bytes: int
+    """What the frozen base takes, 4-bit weights with their constants."""
     method: str
     """qlora or lora, as it came to be."""
     warnings: tuple[str, ...] = ()
     """What is unusual about it, for the user."""
+
+    @property
+    def compression(self) -> float:
+        """The frozen base in 16 bits over what it takes."""
+        return 2 * (self.num_parameters - self.num_trainable) / self.base_bytes
 
     def summary(self) -> str:
         share = 100 * self.num_trainable / self.num_parameters
@@ -123,6 +130,7 @@ def load_tuned_model(
         num_trainable=trainable,
         num_parameters=total,
         num_targets=len(targets.layers),
+        base_bytes=base_bytes(tuned),
         method=form.method,
         warnings=(
             *([form.notice] if form.notice else []),

@@ -34,11 +34,18 @@ def keep_trainable(model: torch.nn.Module) -> int:
 
     Layers that compute in fp32 on the CPU also get faster products.
     """
+    layers = forbid_repacking(model)
+    for layer in layers:
+        speed_up(layer)
+    return len(layers)
+
+
+def forbid_repacking(model: torch.nn.Module) -> list[bitsandbytes.nn.Linear4bit]:
+    """Switch it off on every 4-bit layer; return them."""
     layers = [m for m in model.modules() if isinstance(m, bitsandbytes.nn.Linear4bit)]
     for layer in layers:
         layer.support_avx512bf16_for_cpu = False
-        speed_up(layer)
-    return len(layers)
+    return layers
 
 
 def mismatched_layers(

@@ -100,3 +100,17 @@ def test_going_back_is_kept_for_the_points_of_the_steps_taken_again(tmp_path: Pa
     observer.on_event(pipeline.EVENT_RECOVERED, "back to step 2", fields)
     [turn] = observer.save_state()["turns"]
     assert (turn["step"], turn["back_to"]) == (6, 2)
+
+
+def test_what_quantisation_saved_and_what_is_trained_are_on_the_run(tmp_path: Path) -> None:
+    observer = observer_of(
+        tmp_path, RunState(), writer=RunWriter(MlflowClient("http://127.0.0.1:9"), "run")
+    )
+    fields = {"trainable": 5, "parameters": 1000, "baseBytes": 2_000_000, "compression": 3.9}
+    observer.on_event(pipeline.EVENT_MODEL_READY, "Training 5 of 1,000 parameters", fields)
+    points = {key: value for key, value, *_ in observer.save_state()["pendingMetrics"]}
+    assert points == {
+        "model/trainable_share": 0.005,
+        "model/compression_ratio": 3.9,
+        "model/base_megabytes": 2.0,
+    }

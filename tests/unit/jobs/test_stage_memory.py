@@ -75,6 +75,12 @@ def test_close_to_the_limit_is_told_with_numbers_and_remedy() -> None:
     assert str(near_limit(accelerator)).startswith("The accelerator has used 23.0 of 24.0 GiB")
 
 
+def test_the_peak_of_the_run_is_one_series_over_all_stages() -> None:
+    later = replace(READING, stage="export", process_bytes=GIBIBYTE, process_peak_bytes=6 << 30)
+    peaks = [reading.metrics()["memory/peak/process_megabytes"] for reading in (READING, later)]
+    assert peaks == [4 * GIBIBYTE / 1e6, 6 * GIBIBYTE / 1e6]
+
+
 def test_it_is_told_once() -> None:
     told: list[str] = []
     memory = StageMemory(num_processes=1, on_reading=lambda _: None, on_near_limit=told.append)
@@ -86,6 +92,7 @@ def test_it_is_told_once() -> None:
 
 def test_an_accelerator_has_points_and_free_memory_of_its_own() -> None:
     assert sorted(READING.metrics()) == [
+        "memory/peak/process_megabytes",
         "memory/train/host_used_megabytes",
         "memory/train/process_megabytes",
         "memory/train/process_peak_megabytes",
@@ -94,6 +101,7 @@ def test_an_accelerator_has_points_and_free_memory_of_its_own() -> None:
         READING, accelerator_reserved_bytes=GIBIBYTE, accelerator_total_bytes=3 * GIBIBYTE
     )
     assert "memory/train/accelerator_peak_megabytes" in reading.metrics()
+    assert "memory/peak/accelerator_megabytes" in reading.metrics()
     assert describe(reading)["accelerator_free_bytes"] == 2 * GIBIBYTE
 
 

@@ -7,6 +7,7 @@ import torch
 from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Linear4bit, Params4bit
 
+from anneal_pipeline.memory.live_set import LiveSet
 from anneal_pipeline.model.cpu_linear import (
     CpuLinear,
     frozen_product,
@@ -91,3 +92,22 @@ def test_a_weight_that_is_trained_is_left_to_pytorch() -> None:
     assert is_faster_for(weight)
     assert not is_faster_for(weight.requires_grad_())
     assert not is_faster_for(torch.randn(4, 4, dtype=torch.bfloat16))
+
+
+@pytest.mark.parametrize("is_trained_through", [False, True])
+def test_the_unpacked_weight_is_gone_after_each_product(is_trained_through: bool) -> None:
+    """Also where a backward pass is to come: what is kept for it are the outputs alone."""
+    layer = layer_of(bias=False)
+    speed_up(layer)
+    x = torch.randn(7, 64, requires_grad=is_trained_through)
+
+    def peak_over(num_products: int) -> int:
+        live = LiveSet(vocabulary=0, block_bytes=1)
+        with live:
+            kept = [layer(x) for _ in range(num_products)]
+        assert len(kept) == num_products
+        return live.peak
+
+    one, six = peak_over(1), peak_over(6)
+    assert one > 48 * 64 * 4, "the weight is unpacked at all"
+    assert six - one == 5 * (7 * 48 * 4)
