@@ -120,6 +120,9 @@ class RunObserver:
         self.events.write(name, step=self.state.step, fields={**fields, "message": message})
         if self.writer is not None and "backTo" in fields:
             self.writer.go_back(step=fields["step"], back_to=fields["backTo"])
+        if self.writer is not None and name == pipeline.EVENT_ADAPTERS_MEASURED:
+            values = {f"adapters/{key}": value for key, value in fields["metrics"].items()}
+            self.writer.add(values, step=fields["step"], is_always_sent=True)
         if self.writer is not None and name in _TAGGED:
             self.writer.submit(_tag_action(tag_of_event(name, fields), message))
         if self.display is not None:

@@ -95,3 +95,16 @@ def test_going_back_is_kept_for_the_points_of_the_steps_taken_again(tmp_path: Pa
     observer.on_event(pipeline.EVENT_RECOVERED, "back to step 2", fields)
     [turn] = observer.save_state()["turns"]
     assert (turn["step"], turn["back_to"]) == (6, 2)
+
+
+def test_how_the_adapters_were_used_is_a_metric_each(tmp_path: Path) -> None:
+    observer = observer_of(
+        tmp_path, RunState(), writer=RunWriter(MlflowClient("http://127.0.0.1:9"), "run")
+    )
+    fields = {"step": 7, "metrics": {"effective_rank_share": 0.75, "idle_modules": 2}}
+    observer.on_event(pipeline.EVENT_ADAPTERS_MEASURED, "The adapters use 75%", fields)
+    points = observer.save_state()["pendingMetrics"]
+    assert [point[:3] for point in points] == [
+        ["adapters/effective_rank_share", 0.75, 7],
+        ["adapters/idle_modules", 2.0, 7],
+    ]
