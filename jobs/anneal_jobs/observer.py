@@ -127,6 +127,9 @@ class RunObserver:
             self.writer.add(_model_metrics(fields), step=0, is_always_sent=True)
         if self.writer is not None and "backTo" in fields:
             self.writer.go_back(step=fields["step"], back_to=fields["backTo"])
+        if self.writer is not None and name == pipeline.EVENT_ADAPTERS_MEASURED:
+            values = {f"adapters/{key}": value for key, value in fields["metrics"].items()}
+            self.writer.add(values, step=fields["step"], is_always_sent=True)
         if self.writer is not None and name in _TAGGED:
             self.writer.submit(_tag_action(self._own_tag(name, fields), message))
         if self.display is not None:

@@ -35,6 +35,8 @@ EVENT_RECOVERED = "recovered"
 """The loop changed something to go on: memory, rows, rate or a roll-back."""
 EVENT_EARLY_STOP = "early-stop"
 EVENT_BEST_RESTORED = "best-restored"
+EVENT_ADAPTERS_MEASURED = "adapters-measured"
+"""How well the adapters were used; its fields are `step` and `metrics`, one number each."""
 EVENT_DIAGNOSIS = "diagnosis"
 """Symptom, likely cause and fix of something odd, said once per run."""
 

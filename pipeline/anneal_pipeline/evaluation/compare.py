@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -12,12 +12,14 @@ from transformers import PreTrainedTokenizerBase
 from anneal_pipeline.config.pipeline import PipelineConfig
 from anneal_pipeline.data.prepare import PreparedData
 from anneal_pipeline.data.prepared import read_rows
+from anneal_pipeline.efficiency.use import measure_use
+from anneal_pipeline.evaluation.adapter_section import AdapterSection
 from anneal_pipeline.evaluation.answers import Answerer
 from anneal_pipeline.evaluation.perplexity import LOSS, RESPONSE_PERPLEXITY, Evaluator
 from anneal_pipeline.evaluation.questions import Question, question_of_prompt, question_of_row
 from anneal_pipeline.evaluation.report import BASE, TUNED, AnswerPair, ComparisonReport
 from anneal_pipeline.model.beginning import base_alone
-from anneal_pipeline.observer import STAGE_EVALUATION, Observer
+from anneal_pipeline.observer import EVENT_ADAPTERS_MEASURED, STAGE_EVALUATION, Observer
 from anneal_pipeline.training.positions import learned_positions
 from anneal_pipeline.training.state import Evaluated, RunState
 
@@ -124,15 +126,36 @@ class Comparison:
             return
         split = self.data.held_out
         watched = [e for e in state.evaluations if e.subject == TUNED]
+        base, tuned = (self.metrics(subject, state=state) for subject in (BASE, TUNED))
         report = ComparisonReport(
             model=self.config.model.uri,
             split=split,
             num_rows=len(self.data.splits[split]) if split else 0,
             num_tokens=self.data.report.splits[split].num_response_tokens if split else 0,
-            base=self.metrics(BASE, state=state),
-            tuned=self.metrics(TUNED, state=state),
+            base=base,
+            tuned=tuned,
             answers=answers,
             losses=tuple(state.curve),
             evaluations=tuple((e.step, e.metrics[LOSS]) for e in watched),
+            adapters=self._adapters(state, base=base, tuned=tuned),
         )
         report.write(folder)
+
+    def _adapters(
+        self, state: RunState, *, base: Mapping[str, float], tuned: Mapping[str, float]
+    ) -> AdapterSection:
+        """How well the adapters were used, told to the observer too."""
+        use = measure_use(
+            self.evaluator.model,
+            self.config,
+            gradients=state.gradients,
+            num_clipped=state.num_clipped,
+        )
+        change = tuned[LOSS] / base[LOSS] - 1.0 if base.get(LOSS) and LOSS in tuned else None
+        section = AdapterSection.of(use, self.config, loss_change=change)
+        self.observer.on_event(
+            EVENT_ADAPTERS_MEASURED,
+            ". ".join((use.summary(), *section.advice)),
+            {"step": state.step, "metrics": use.metrics()},
+        )
+        return section

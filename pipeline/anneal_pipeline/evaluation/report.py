@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from html import escape
 from pathlib import Path
 
+from anneal_pipeline.evaluation.adapter_section import AdapterSection
 from anneal_pipeline.evaluation.curve import loss_curve_svg
 
 BASE = "base"
@@ -35,6 +36,7 @@ class ComparisonReport:
     losses: tuple[tuple[int, float], ...]
     evaluations: tuple[tuple[int, float], ...]
     """(step, loss on held-out responses)"""
+    adapters: AdapterSection
 
     def change(self, metric: str) -> float | None:
         """Relative change of a metric from base to tuned; -0.6 is a fall by 60 %."""
@@ -44,7 +46,10 @@ class ComparisonReport:
 
     def write(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        fields = asdict(self) | {"change": {m: self.change(m) for m in self.tuned}}
+        fields = asdict(self) | {
+            "change": {m: self.change(m) for m in self.tuned},
+            "adapters": self.adapters.to_data(),
+        }
         (folder / "report.json").write_text(
             json.dumps(fields, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )
@@ -82,6 +87,7 @@ def _markdown(report: ComparisonReport) -> Iterator[str]:
     yield "|---|---:|---:|---:|"
     for row in _rows(report):
         yield f"| {' | '.join(row)} |"
+    yield from report.adapters.markdown()
     for pair in report.answers:
         yield f"\n## {' '.join(pair.prompt.split())}\n"
         for title, text in _answers_of(pair):
@@ -121,7 +127,8 @@ def _html(report: ComparisonReport) -> str:
         f"<h1>Evaluation of {escape(report.model)}</h1><p>{escape(_caption(report))}</p>"
         "<table><tr><th>metric</th><th>base</th><th>tuned</th><th>change</th></tr>"
         f"{cells}</table><h2>Loss</h2>"
-        f"{loss_curve_svg(report.losses, report.evaluations)}<h2>Answers</h2>{answers}"
+        f"{loss_curve_svg(report.losses, report.evaluations)}{report.adapters.html()}"
+        f"<h2>Answers</h2>{answers}"
         "</body></html>\n"
     )
 

@@ -2,7 +2,8 @@
 
 The bands are those of the specification: a trainable share of 0.1 to 2 % is usual and over 5 % is
 not; adapters with their gradients and moments below 20 % of the base's memory are usual and over
-50 % are not; alpha is usual from rank to 4 x rank. Nothing here refuses: what a user sets is done.
+50 % are not; alpha is usual from rank to 4 x rank and below 512. Nothing here refuses: what a user
+sets is done.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ SHARE_MAX = 0.05
 OVERHEAD_MAX = 0.5
 RANK_HIGH = 256
 RATIO_USUAL = (1.0, 4.0)
+ALPHA_HIGH = 512.0
 BYTES_PER_TRAINED = 16
 """fp32 weight, gradient and the two moments of AdamW."""
 
@@ -42,6 +44,11 @@ def advice(
         yield (
             f"tuning.lora.rank {config.rank} is for research with much data and overfits easily; "
             "16 to 32 is usual for instructions, 64 to 128 for hard reasoning"
+        )
+    elif config.alpha >= ALPHA_HIGH:
+        yield (
+            f"tuning.lora.alpha {config.alpha:g} is for research: 8 to 64 is usual up to rank 64, "
+            "128 to 256 above; such steps forget what the base knew"
         )
     yield from _scale_advice(config)
 

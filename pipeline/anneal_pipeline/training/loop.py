@@ -23,6 +23,8 @@ from anneal_pipeline.config.training import EarlyStoppingConfig
 from anneal_pipeline.data.prepare import PreparedData
 from anneal_pipeline.data.prepared import PreparedSplit
 from anneal_pipeline.device import used_memory_bytes
+from anneal_pipeline.efficiency.adapters import list_adapters
+from anneal_pipeline.efficiency.gradients import GradientWatch
 from anneal_pipeline.evaluation.perplexity import LOSS, RESPONSE_PERPLEXITY, Evaluator
 from anneal_pipeline.evaluation.report import TUNED
 from anneal_pipeline.model.loading import TunedModel
@@ -80,6 +82,7 @@ class Trainer:
     _early: EarlyStoppingConfig | None = field(init=False)
     _recovery: Recovery = field(init=False)
     _doctor: Diagnostician = field(init=False)
+    _gradients: GradientWatch = field(init=False)
     metric: str = field(init=False)
     """What the best checkpoint is judged by."""
 
@@ -88,6 +91,9 @@ class Trainer:
         self.metric = self._early.metric if self._early else RESPONSE_PERPLEXITY
         self.limit.rows = min(self.limit.rows, self.state.micro_batch_size or self.limit.rows)
         self._doctor = Diagnostician(config=self.config, compute=self.tuned.compute)
+        self._gradients = GradientWatch(
+            list_adapters(self.tuned.model), max_norm=self.config.training.max_grad_norm
+        )
         self._recovery = Recovery(
             config=self.config,
             data=self.data,
@@ -206,6 +212,7 @@ class Trainer:
         """Apply the gradients and look at what came of it."""
         peak = self._recovery.rate(self.state)
         rate = learning_rate(self.config.training, plan=self.plan, step=self.state.step, peak=peak)
+        self._keep_gradients(outcome.grad_norm)
         self.optimizer.apply(rate)
         self.state.step += 1
         self.state.num_trained_tokens += outcome.num_trained_tokens
@@ -225,6 +232,12 @@ class Trainer:
         restored = self._recovery.after_step(self.state, outcome=outcome)
         if restored is not None:
             self._go_back(restored)
+
+    def _keep_gradients(self, norm: float) -> None:
+        """Add the gathered gradients to the sums of the run, unless fp16 leaves the step out."""
+        if self.ranks.is_first and math.isfinite(norm):
+            self.state.gradients = self._gradients.added(self.state.gradients, grad_norm=norm)
+            self.state.num_clipped += norm > self.config.training.max_grad_norm
 
     def _go_back(self, restored: RunState) -> None:
         self.state = restored

@@ -306,9 +306,13 @@ def suggest_less_memory(config: PipelineConfig, *, rows: int, length: int) -> st
         ways.append("set training.gradientCheckpointing to true")
     if config.tuning.method == "lora":
         ways.append("set tuning.method to qlora")
+    elif not config.tuning.quantization.double_quant:
+        ways.append("set tuning.quantization.doubleQuant to true")
     if config.training.packing:
         ways.append("set training.packing to false")
     ways.append(f"set training.sequenceLength to {max(8, length // 2)}")
+    if config.training.optimizer == "adamw":
+        ways.append("set training.optimizer to pagedAdamw8bit")
     if config.tuning.lora.rank > 8:
         ways.append(f"set tuning.lora.rank to {config.tuning.lora.rank // 2}")
     return "; or ".join(ways)

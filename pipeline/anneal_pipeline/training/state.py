@@ -70,6 +70,10 @@ class RunState:
     """Of those, rows of whole steps, in which no row stood out."""
     grad_norms: list[float] = field(default_factory=list)
     """Of the last steps, for the diagnoses."""
+    gradients: dict[str, list[float]] = field(default_factory=dict)
+    """Sums over all steps by adapter (`efficiency.gradients`), kept by the first rank."""
+    num_clipped: int = 0
+    """Steps in those sums whose gradient was clipped."""
     told: list[str] = field(default_factory=list)
     """Diagnoses that were made already."""
     losses: list[tuple[int, float]] = field(default_factory=list)

@@ -114,3 +114,16 @@ def test_what_quantisation_saved_and_what_is_trained_are_on_the_run(tmp_path: Pa
         "model/compression_ratio": 3.9,
         "model/base_megabytes": 2.0,
     }
+
+
+def test_how_the_adapters_were_used_is_a_metric_each(tmp_path: Path) -> None:
+    observer = observer_of(
+        tmp_path, RunState(), writer=RunWriter(MlflowClient("http://127.0.0.1:9"), "run")
+    )
+    fields = {"step": 7, "metrics": {"effective_rank_share": 0.75, "idle_modules": 2}}
+    observer.on_event(pipeline.EVENT_ADAPTERS_MEASURED, "The adapters use 75%", fields)
+    points = observer.save_state()["pendingMetrics"]
+    assert [point[:3] for point in points] == [
+        ["adapters/effective_rank_share", 0.75, 7],
+        ["adapters/idle_modules", 2.0, 7],
+    ]
