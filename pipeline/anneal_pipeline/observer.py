@@ -42,6 +42,8 @@ EVENT_RECOVERED = "recovered"
 """The loop changed something to go on: memory, rows, rate or a roll-back."""
 EVENT_EARLY_STOP = "early-stop"
 EVENT_BEST_RESTORED = "best-restored"
+EVENT_RANKS_SETTLED = "ranks-settled"
+"""The ranks of the adapters have fallen to their budget, and stay."""
 EVENT_DIAGNOSIS = "diagnosis"
 """Symptom, likely cause and fix of something odd, said once per run."""
 
@@ -68,6 +70,8 @@ class StepReport:
     """Of the training stage, from the mean step time of this attempt."""
     memory_bytes: int
     """Peak accelerator memory, or the resident set on CPU."""
+    mean_rank: float | None = None
+    """Average rank of the adapters after the step, where ranks are allocated."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from transformers.pytorch_utils import Conv1D
 from anneal_pipeline.config.tuning import GAUSSIAN, ORTHOGONAL, LoraConfig
 from anneal_pipeline.model.beginning import begin_at_principal_directions, is_beginning
 from anneal_pipeline.model.new_tokens import rows_to_train, train_in_fp32
+from anneal_pipeline.model.strengths import give_strengths
 from anneal_pipeline.model.targets import Targets
 from anneal_pipeline.model.whole_modules import choose_whole_modules, touches_tied_weight
 
@@ -33,8 +35,8 @@ def add_adapters(
     whole = choose_whole_modules(model, config.modules_to_save, adapted=targets.modules)
     peft_config = PeftLoraConfig(
         task_type="CAUSAL_LM",
-        r=config.rank,
-        lora_alpha=config.alpha,
+        r=config.initial_rank,
+        lora_alpha=config.alpha * _alpha_growth(config),
         lora_dropout=config.dropout,
         target_modules=targets.modules,
         target_parameters=targets.parameters or None,
@@ -53,7 +55,15 @@ def add_adapters(
     train_in_fp32(tuned)
     if config.is_pissa:
         begin_at_principal_directions(tuned, config.initialization)
+    if config.rank_allocation is not None:
+        give_strengths(tuned)
     return tuned
+
+
+def _alpha_growth(config: LoraConfig) -> float:
+    """What keeps the scale that of `rank` while there are more ranks than that."""
+    growth = config.initial_rank / config.rank
+    return math.sqrt(growth) if config.use_rslora else growth
 
 
 def _peft_initialization(config: LoraConfig) -> Any:
