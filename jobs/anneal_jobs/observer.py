@@ -49,6 +49,7 @@ _TAGGED = frozenset(
         pipeline.EVENT_EARLY_STOP,
         pipeline.EVENT_MEMORY_PLANNED,
         pipeline.EVENT_BEST_RESTORED,
+        pipeline.EVENT_RANKS_SETTLED,
     }
 )
 """Events that change or explain the numbers of a run, and so stay with them."""
@@ -225,6 +226,7 @@ def throughput_line(report: StepReport) -> str:
         f"trained_tokens_per_second={_trained_rate(report):.0f} "
         f"step_seconds={report.step_seconds:.3g} "
         f"memory_megabytes={report.memory_bytes / 1e6:.0f} eta_seconds={report.eta_seconds:.0f}"
+        + ("" if report.mean_rank is None else f" mean_rank={report.mean_rank:.3g}")
     )
 
 
@@ -245,6 +247,8 @@ def _step_metrics(report: StepReport) -> dict[str, float]:
         "train/memory_megabytes": report.memory_bytes / 1e6,
         "train/eta_seconds": report.eta_seconds,
     }
+    if report.mean_rank is not None:
+        values["train/mean_rank"] = report.mean_rank
     return {name: value for name, value in values.items() if math.isfinite(value)}
 
 

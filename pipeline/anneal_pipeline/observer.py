@@ -35,6 +35,8 @@ EVENT_RECOVERED = "recovered"
 """The loop changed something to go on: memory, rows, rate or a roll-back."""
 EVENT_EARLY_STOP = "early-stop"
 EVENT_BEST_RESTORED = "best-restored"
+EVENT_RANKS_SETTLED = "ranks-settled"
+"""The ranks of the adapters have fallen to their budget, and stay."""
 EVENT_ADAPTERS_MEASURED = "adapters-measured"
 """How well the adapters were used; its fields are `step` and `metrics`, one number each."""
 EVENT_DIAGNOSIS = "diagnosis"
@@ -63,6 +65,8 @@ class StepReport:
     """Of the training stage, from the mean step time of this attempt."""
     memory_bytes: int
     """Peak accelerator memory, or the resident set on CPU."""
+    mean_rank: float | None = None
+    """Average rank of the adapters after the step, where ranks are allocated."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,6 +38,7 @@ from anneal_pipeline.training.eight_bit import check_optimizer
 from anneal_pipeline.training.loss import LogitsPath
 from anneal_pipeline.training.memory import RowLimit
 from anneal_pipeline.training.optimizer import AdapterOptimizer
+from anneal_pipeline.training.rank_allocator import make_allocator
 from anneal_pipeline.training.ranks import Ranks
 from anneal_pipeline.training.resume import (
     find_checkpoint,
@@ -142,6 +143,9 @@ def open_inputs(inputs: Inputs) -> Opened:
             model=tuned.model,
             compute=tuned.compute,
             ranks=inputs.ranks,
+            allocator=make_allocator(
+                inputs.config.tuning.lora, model=tuned.model, total_steps=plan.total_steps
+            ),
         ),
         state=RunState(
             facts={**facts, "method": tuned.method}, is_memory_short=micro_batch.is_short

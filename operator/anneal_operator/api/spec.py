@@ -98,6 +98,7 @@ class FineTuneJobSpec(PipelineConfig):
     """What a user asks for."""
 
     cel_rules: ClassVar[tuple[CelRule, ...]] = (
+        *PipelineConfig.cel_rules,
         CelRule(
             rule="self.model.uri.matches('^(hf|s3|pvc)://')",
             message="model.uri must begin with hf://, s3:// or pvc://",

@@ -6,13 +6,16 @@ checkpoint's config hash is made of.
 
 import hashlib
 import json
+from typing import ClassVar, Self
+
+from pydantic import model_validator
 
 from anneal_pipeline.config.checkpoint import CheckpointConfig
 from anneal_pipeline.config.dataset import DatasetConfig
 from anneal_pipeline.config.evaluation import EvaluationConfig
 from anneal_pipeline.config.export import ExportConfig
 from anneal_pipeline.config.model import ModelConfig
-from anneal_pipeline.config.schema import Schema
+from anneal_pipeline.config.schema import CelRule, Schema
 from anneal_pipeline.config.training import TrainingConfig
 from anneal_pipeline.config.tuning import TuningConfig
 
@@ -22,6 +25,15 @@ MATHEMATICAL_SECTIONS = ("model", "dataset", "tuning", "training")
 
 class PipelineConfig(Schema):
     """Model, data, method: everything the pipeline itself needs to know."""
+
+    cel_rules: ClassVar[tuple[CelRule, ...]] = (
+        CelRule(
+            rule="!has(self.training) || !has(self.training.loraPlusRatio) || !has(self.tuning)"
+            " || !has(self.tuning.lora) || !has(self.tuning.lora.rankAllocation)",
+            message="training.loraPlusRatio excludes tuning.lora.rankAllocation, whose adapters do "
+            "not begin with B at zero; remove one of them",
+        ),
+    )
 
     model: ModelConfig
     """The base model."""
@@ -37,6 +49,18 @@ class PipelineConfig(Schema):
     """Checkpoints."""
     export: ExportConfig = ExportConfig()
     """Exports of the tuned model."""
+
+    @model_validator(mode="after")
+    def _rates_fit_the_adapters(self) -> Self:
+        if (
+            self.training.lora_plus_ratio is not None
+            and self.tuning.lora.rank_allocation is not None
+        ):
+            raise ValueError(
+                "training.loraPlusRatio excludes tuning.lora.rankAllocation, whose adapters do not "
+                "begin with B at zero; remove one of them"
+            )
+        return self
 
     def mathematical_hash(self) -> str:
         """Return the SHA-256 of what decides the trained numbers, as 64 hex digits."""

@@ -4,8 +4,9 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from anneal_pipeline.config.rank_allocation import RankAllocationConfig
 from anneal_pipeline.config.schema import CelRule, Schema
-from anneal_pipeline.config.values import ModuleName
+from anneal_pipeline.config.values import ModuleName, Rank
 
 ALL_LINEAR = "all-linear"
 """Every linear layer of the decoder's layers: attention, MLP and experts; never the output head."""
@@ -13,8 +14,6 @@ ALL_ATTENTION = "all-attention"
 """The linear layers of attention alone."""
 ALL_MLP = "all-mlp"
 """The linear layers of the feed-forward parts alone, experts included."""
-
-Rank = Annotated[int, Field(ge=1, le=1024)]
 
 DEFAULT = "default"
 GAUSSIAN = "gaussian"
@@ -29,12 +28,25 @@ Initialization = Annotated[
         pattern=rf"^({DEFAULT}|{GAUSSIAN}|{ORTHOGONAL}|{LOFTQ}|{PISSA}(_niter_[1-9][0-9]?)?)$",
     ),
 ]
+_ALLOCATED = "has(self.rankAllocation)"
 
 
 class LoraConfig(Schema):
     """The adapters (Hu et al. 2021, LoRA; names as in PEFT)."""
 
     cel_rules: ClassVar[tuple[CelRule, ...]] = (
+        CelRule(
+            rule=f"!{_ALLOCATED} || !has(self.rankAllocation.initialRank)"
+            " || self.rankAllocation.initialRank > self.rank",
+            message="rankAllocation.initialRank must be greater than rank, the average it falls to",
+        ),
+        CelRule(
+            rule=f"!{_ALLOCATED} || ((!has(self.useDora) || !self.useDora)"
+            " && (!has(self.initialization) || self.initialization == 'default')"
+            " && (!has(self.rankPattern) || self.rankPattern.size() == 0))",
+            message="rankAllocation excludes useDora, rankPattern and every initialization but "
+            "default; remove them",
+        ),
         CelRule(
             rule="!has(self.useDora) || !self.useDora || !has(self.initialization)"
             " || !(self.initialization == 'loftq' || self.initialization.startsWith('pissa'))",
@@ -44,7 +56,7 @@ class LoraConfig(Schema):
     )
 
     rank: Rank = 16
-    """Rank of the two adapter matrices; 8 to 64 is usual."""
+    """Rank of the two adapter matrices; 8 to 64 is usual. With rankAllocation, the average."""
     alpha: float = Field(default=32.0, gt=0.0, le=4096.0)
     """Scale of the adapter's output: alpha / rank (alpha / sqrt(rank) with useRslora)."""
     dropout: float = Field(default=0.05, ge=0.0, lt=1.0)
@@ -57,6 +69,10 @@ class LoraConfig(Schema):
     is an error. Stacked experts get one only without dropout and useDora."""
     rank_pattern: dict[ModuleName, Rank] = Field(default={}, max_length=64)
     """Rank by module name, where it differs from rank."""
+    rank_allocation: RankAllocationConfig | None = None
+    """Give the modules that matter more rank than others; rank is then the average that the result
+    has. Excludes useDora, rankPattern, loraPlusRatio and another initialization. Default: off,
+    every module has the same rank from the first step to the last."""
     use_rslora: bool = False
     """Scale by alpha / sqrt(rank) (Kalajdzievski 2023, rsLoRA): steadier at high rank."""
     use_dora: bool = False
@@ -77,6 +93,34 @@ class LoraConfig(Schema):
     @property
     def is_pissa(self) -> bool:
         return self.initialization.startswith(PISSA)
+
+    @property
+    def initial_rank(self) -> int:
+        """The rank adapters begin with, where rankPattern gives no other."""
+        return self.rank_allocation.begins_at(self.rank) if self.rank_allocation else self.rank
+
+    @model_validator(mode="after")
+    def _budget_decides_ranks(self) -> Self:
+        if self.rank_allocation is None:
+            return self
+        initial = self.rank_allocation.initial_rank
+        if initial is not None and initial <= self.rank:
+            raise ValueError(
+                f"rankAllocation.initialRank ({initial}) must be greater than rank ({self.rank}), "
+                "the average it falls to"
+            )
+        others = [
+            name
+            for name, is_set in (
+                ("useDora", self.use_dora),
+                ("rankPattern", bool(self.rank_pattern)),
+                (f"initialization {self.initialization}", self.initialization != DEFAULT),
+            )
+            if is_set
+        ]
+        if others:
+            raise ValueError(f"rankAllocation excludes {' and '.join(others)}; remove one of them")
+        return self
 
     @model_validator(mode="after")
     def _magnitudes_are_of_the_base(self) -> Self:

@@ -19,6 +19,9 @@ ColumnName = Annotated[str, Field(min_length=1, max_length=128)]
 
 ModuleName = Annotated[str, Field(min_length=1, max_length=256)]
 
+Rank = Annotated[int, Field(ge=1, le=1024)]
+"""Of an adapter's two matrices."""
+
 NUM_STEPS_MAX = 10_000_000
 """More optimiser steps than any fine-tuning run; bounds every step-valued field."""
 

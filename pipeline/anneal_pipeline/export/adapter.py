@@ -20,6 +20,7 @@ from anneal_pipeline.checkpoint.manifest import MANIFEST_NAME, list_entries
 from anneal_pipeline.config.model import ModelConfig
 from anneal_pipeline.errors import PipelineError
 from anneal_pipeline.model.beginning import BEGINNING, TRAINED, activate, is_sum, joined
+from anneal_pipeline.model.strengths import folded, folded_config, has_strengths, is_folded
 
 WEIGHTS_NAME = "adapter_model.safetensors"
 GENERATION_NAME = "generation_config.json"
@@ -70,6 +71,8 @@ def adapter_weights(model: PeftModel) -> dict[str, torch.Tensor]:
     found = get_peft_model_state_dict(model, save_embedding_layers=False)
     if BEGINNING in model.peft_config:
         found = joined(model, found)
+    if has_strengths(model):
+        found = folded(model, found)
     weights: dict[str, torch.Tensor] = {}
     known: set[int] = set()
     for name, tensor in found.items():
@@ -96,6 +99,8 @@ def _write_config(folder: Path, *, model: PeftModel, base: ModelConfig) -> None:
     fields["target_modules"] = sorted(fields["target_modules"])
     if BEGINNING in model.peft_config:
         fields |= _of_twice_the_rank(fields)
+    if has_strengths(model):
+        fields |= folded_config(model)
     path.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n")
 
 
@@ -112,8 +117,8 @@ def _of_twice_the_rank(fields: Mapping[str, Any]) -> dict[str, Any]:
 def verify_adapter(folder: Path, *, model: PeftModel, ids: torch.Tensor) -> None:
     """Load the folder as a second adapter: it must give the logits of the trained one.
 
-    A sum of two adapters and one of twice the rank round otherwise in 16 bits, layer after layer:
-    there it must be that sum itself, to the bit.
+    An adapter that joins two, or has strengths folded into it, rounds otherwise in 16 bits, layer
+    after layer: there it must be that sum or product itself, to the bit.
     """
     was_training = model.training
     model.eval()
@@ -127,8 +132,7 @@ def verify_adapter(folder: Path, *, model: PeftModel, ids: torch.Tensor) -> None
         model.set_adapter(_RELOADED)
         _tie_reloaded(model)
         got = model(input_ids=ids).logits.float()
-        rounds = BEGINNING in model.peft_config and logits.dtype != torch.float32
-        is_exact = rounds and is_sum(model, _RELOADED)
+        is_exact = logits.dtype != torch.float32 and _is_another_form(model)
     model.set_adapter(TRAINED)  # alone: PEFT deletes beside one active adapter only
     model.delete_adapter(_RELOADED)
     activate(model)
@@ -141,6 +145,13 @@ def verify_adapter(folder: Path, *, model: PeftModel, ids: torch.Tensor) -> None
             "last good checkpoint; if it ends here too, look at the disk of this node, and report "
             "the model's architecture and the tuning section as a fault of the export"
         )
+
+
+def _is_another_form(model: PeftModel) -> bool:
+    """True if the reloaded adapter is the trained one in the form of a plain one, to the bit."""
+    if has_strengths(model):
+        return is_folded(model, _RELOADED)
+    return BEGINNING in model.peft_config and is_sum(model, _RELOADED)
 
 
 def _tie_reloaded(model: PeftModel) -> None:

@@ -21,6 +21,7 @@ class MemoryPlan:
     adapters: int
     gradients: int
     optimizer: int
+    """Moments, and with tuning.lora.rankAllocation the importance of each trained number."""
     batch: int
     """Token ids, attention mask and labels."""
     activations: int

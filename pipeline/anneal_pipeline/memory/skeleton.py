@@ -21,6 +21,7 @@ from anneal_pipeline.memory.plan import Held, moments_bytes
 from anneal_pipeline.model.adapters import add_adapters
 from anneal_pipeline.model.beginning import activate, add_beginning
 from anneal_pipeline.model.loading import make_room_for
+from anneal_pipeline.model.strengths import lora_layers
 from anneal_pipeline.model.targets import choose_targets
 from anneal_pipeline.model.trained_rows import compute_trained_rows_alone
 
@@ -65,7 +66,8 @@ def build_skeleton(
             optimizer=moments_bytes(
                 (p.numel() for p in trainable),
                 in_8_bits=config.training.optimizer == "pagedAdamw8bit",
-            ),
+            )
+            + _importance_bytes(config, model),
         ),
         is_packed=config.training.packing,
         vocabulary=model.config.get_text_config().vocab_size,
@@ -157,6 +159,14 @@ class _Faker:
     def _fake(self, old: torch.Tensor) -> torch.Tensor:
         converter = self._mode.fake_tensor_converter
         return converter.from_meta_and_device(self._mode, old.detach(), DEVICE)
+
+
+def _importance_bytes(config: PipelineConfig, model: PeftModel) -> int:
+    """What deciding over ranks remembers of each number of an adapter: two more in fp32."""
+    if config.tuning.lora.rank_allocation is None:
+        return 0
+    layers = (layer for _, layer in lora_layers(model))
+    return sum(2 * p.nbytes for layer in layers for p in layer.parameters() if p.requires_grad)
 
 
 def _num_bytes(tensors: Any) -> int:

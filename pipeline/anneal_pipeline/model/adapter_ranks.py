@@ -11,11 +11,11 @@ from anneal_pipeline.model.layers import Layer, kinds
 
 
 def rank_of(name: str, config: LoraConfig) -> int:
-    """The rank of the adapter on module `name`."""
+    """The rank that the adapter on module `name` begins with."""
     for pattern, rank in config.rank_pattern.items():
         if _rule(pattern).match(name):
             return rank
-    return config.rank
+    return config.initial_rank
 
 
 def check_ranks(layers: Sequence[Layer], config: LoraConfig) -> None:
@@ -27,8 +27,7 @@ def check_ranks(layers: Sequence[Layer], config: LoraConfig) -> None:
             raise UserError(
                 ADAPTER_IMPOSSIBLE,
                 f"tuning.lora gives {layer.name} rank {rank}, more than a weight of "
-                f"{layer.out_features} x {layer.in_features} has; lower tuning.lora.rank to "
-                f"{layer.max_rank} or give this module its own in rankPattern",
+                f"{layer.out_features} x {layer.in_features} has; {_remedy(layer, config)}",
             )
         if rank % 2 and config.initialization == ORTHOGONAL:
             raise UserError(
@@ -36,6 +35,15 @@ def check_ranks(layers: Sequence[Layer], config: LoraConfig) -> None:
                 f"tuning.lora gives {layer.name} rank {rank}, but initialization {ORTHOGONAL} "
                 "needs an even rank; change the rank, or use initialization default",
             )
+
+
+def _remedy(layer: Layer, config: LoraConfig) -> str:
+    if config.rank_allocation is not None:
+        return (
+            "every adapter begins with more than the average: lower "
+            f"tuning.lora.rankAllocation.initialRank to {layer.max_rank} and rank below it"
+        )
+    return f"lower tuning.lora.rank to {layer.max_rank} or give this module its own in rankPattern"
 
 
 def _check_patterns(targets: Sequence[str], rank_pattern: Mapping[str, int]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from anneal_pipeline.model.beginning import (
     untold,
 )
 from anneal_pipeline.model.new_tokens import rows_to_train, train_in_fp32
+from anneal_pipeline.model.strengths import give_strengths
 from anneal_pipeline.model.targets import Targets
 from anneal_pipeline.model.whole_modules import choose_whole_modules, touches_tied_weight
 
@@ -39,8 +41,8 @@ def add_adapters(
     whole = choose_whole_modules(model, config.modules_to_save, adapted=targets.modules)
     peft_config = PeftLoraConfig(
         task_type="CAUSAL_LM",
-        r=config.rank,
-        lora_alpha=config.alpha,
+        r=config.initial_rank,
+        lora_alpha=config.alpha * _alpha_growth(config),
         lora_dropout=config.dropout,
         target_modules=targets.modules,
         target_parameters=targets.parameters or None,
@@ -59,7 +61,15 @@ def add_adapters(
     train_in_fp32(tuned)
     if config.is_pissa:
         begin_at_principal_directions(tuned, config.initialization, on_layer=on_layer)
+    if config.rank_allocation is not None:
+        give_strengths(tuned)
     return tuned
+
+
+def _alpha_growth(config: LoraConfig) -> float:
+    """What keeps the scale that of `rank` while there are more ranks than that."""
+    growth = config.initial_rank / config.rank
+    return math.sqrt(growth) if config.use_rslora else growth
 
 
 def _peft_initialization(config: LoraConfig) -> Any:

@@ -68,6 +68,7 @@ def experts_left_out(layers: tuple[Layer, ...], config: LoraConfig) -> str:
     """Said when found experts get no adapter."""
     options = [f"dropout is {config.dropout:g}"] if config.dropout > 0 else []
     options += ["useDora is on"] if config.use_dora else []
+    options += ["rankAllocation is on"] if config.rank_allocation is not None else []
     if config.initialization not in (DEFAULT, GAUSSIAN):
         options.append(f"initialization is {config.initialization}")
     option = " and ".join(options)

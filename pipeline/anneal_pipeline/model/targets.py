@@ -150,6 +150,8 @@ def _reason_against_experts(config: LoraConfig) -> str | None:
         return f"tuning.lora.dropout {config.dropout:g}; set dropout to 0"
     if config.use_dora:
         return "tuning.lora.useDora; set it to false"
+    if config.rank_allocation is not None:
+        return "tuning.lora.rankAllocation; remove it"
     if config.initialization not in (DEFAULT, GAUSSIAN):
         return f"tuning.lora.initialization {config.initialization}; use {DEFAULT}"
     return None

@@ -32,6 +32,7 @@ from anneal_pipeline.observer import (
     EVENT_BEST_RESTORED,
     EVENT_DIAGNOSIS,
     EVENT_EARLY_STOP,
+    EVENT_RANKS_SETTLED,
     EVENT_WARNING,
     STAGE_TRAINING,
     STAGE_TRAINING_EVALUATION,
@@ -46,6 +47,7 @@ from anneal_pipeline.training.loss import LogitsPath
 from anneal_pipeline.training.memory import MemoryRanOutError, RowLimit
 from anneal_pipeline.training.optimizer import AdapterOptimizer, StepOutcome
 from anneal_pipeline.training.randomness import seed_step
+from anneal_pipeline.training.rank_allocator import describe_ranks
 from anneal_pipeline.training.ranks import Ranks
 from anneal_pipeline.training.recovery import Recovery
 from anneal_pipeline.training.runaway import WINDOW
@@ -144,9 +146,8 @@ class Trainer:
             return True
         if self._early is None:
             return False
-        stale = stale_evaluations(
-            self.metric, self._watched_values(self.metric), min_delta=self._early.min_delta
-        )
+        values = self._watched_values(self.metric, since=self._judged_since)
+        stale = stale_evaluations(self.metric, values, min_delta=self._early.min_delta)
         if stale < self._early.patience:
             return False
         self._tell(
@@ -213,8 +214,9 @@ class Trainer:
         peak = self._recovery.rate(self.state)
         rate = learning_rate(self.config.training, plan=self.plan, step=self.state.step, peak=peak)
         self._keep_gradients(outcome.grad_norm)
-        self.optimizer.apply(rate)
         self.state.step += 1
+        if self.optimizer.apply(rate, step=self.state.step):
+            self._tell_ranks()
         self.state.num_trained_tokens += outcome.num_trained_tokens
         self.state.add_loss(outcome.loss, total_steps=self.plan.total_steps)
         self.state.grad_norms = [*self.state.grad_norms[-WINDOW:], outcome.grad_norm]
@@ -263,7 +265,7 @@ class Trainer:
         return self._batch([(row,)])
 
     def _report_step(self, outcome: StepOutcome, *, rate: float, seconds: float) -> None:
-        step = self.state.step
+        step, allocator = self.state.step, self.optimizer.allocator
         mean = (self.clock() - self._started) / (step - self._first_step)
         report = report_of(
             outcome,
@@ -273,6 +275,7 @@ class Trainer:
             seconds=seconds,
             mean_seconds=mean,
             memory_bytes=used_memory_bytes(self.ranks.device),
+            mean_rank=allocator.mean_rank if allocator is not None else None,
         )
         self.observer.on_step(report)
         self.observer.on_stage(STAGE_TRAINING, done=step, total=self.plan.total_steps, unit="steps")
@@ -321,17 +324,25 @@ class Trainer:
         self._keep_if_best(measured.metrics[self.metric])
         return True
 
-    def _watched_values(self, metric: str) -> list[float]:
-        """A metric at every evaluation while training, in order."""
+    @property
+    def _judged_since(self) -> int:
+        """The step from which on evaluations count: more ranks than the budget are no result."""
+        allocator = self.optimizer.allocator
+        return 0 if allocator is None else allocator.schedule.end
+
+    def _watched_values(self, metric: str, *, since: int = 0) -> list[float]:
+        """A metric at every evaluation while training, in order, from step `since` on."""
         watched = self._watched()
         return [
             done.metrics[metric]
             for done in self.state.evaluations
-            if watched and done.subject == TUNED and done.split == watched[0]
+            if watched and done.subject == TUNED and done.split == watched[0] and done.step >= since
         ]
 
     def _keep_if_best(self, value: float) -> None:
         best = self.state.best_value
+        if self.state.step < self._judged_since:
+            return
         if math.isnan(value) or (best is not None and gain(self.metric, value, over=best) <= 0):
             return
         self.state.best_value = value
@@ -341,6 +352,17 @@ class Trainer:
         )
         self.saver.save(self.state, cause="best")
         self.ranks.first_does(lambda: pin_best(self.checkpoints, self.state, metric=self.metric))
+
+    def _tell_ranks(self) -> None:
+        """Say where the ranks are, once they have fallen to the budget."""
+        allocator = self.optimizer.allocator
+        if allocator is not None:
+            self._tell(
+                EVENT_RANKS_SETTLED,
+                f"Ranks are settled at step {self.state.step}: {describe_ranks(allocator.ranks)}",
+                step=self.state.step,
+                ranks=allocator.ranks,
+            )
 
     def _diagnose(self, found: Iterator[Diagnosis]) -> None:
         for diagnosis in found:

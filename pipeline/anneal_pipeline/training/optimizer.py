@@ -26,6 +26,7 @@ from anneal_pipeline.training.eight_bit import adamw_8bit
 from anneal_pipeline.training.loss import LogitsPath
 from anneal_pipeline.training.memory import MemoryRanOutError, free_memory, is_out_of_memory
 from anneal_pipeline.training.moments import prepare_moments
+from anneal_pipeline.training.rank_allocator import RankAllocator
 from anneal_pipeline.training.ranks import Ranks
 
 _RATIO = "rate_ratio"
@@ -47,20 +48,30 @@ class AdapterOptimizer:
     """AdamW over the adapters, with fp16 loss scaling where the products run in fp16."""
 
     def __init__(
-        self, config: TrainingConfig, *, model: PeftModel, compute: torch.dtype, ranks: Ranks
+        self,
+        config: TrainingConfig,
+        *,
+        model: PeftModel,
+        compute: torch.dtype,
+        ranks: Ranks,
+        allocator: RankAllocator | None = None,
     ) -> None:
         self._config = config
+        self.allocator = allocator
+        """Decides which directions are kept; None: all of them."""
         self._parameters = list(trainable_parameters(model).values())
         self._ranks = ranks
+        self._is_finite = False
+        """Whether the gathered gradients are numbers; if not, fp16 scaling leaves the step out."""
         self.adamw = _adamw(config, model=model, device=ranks.device)
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=compute == torch.float16)
 
     def step(
         self, path: LogitsPath, batches: Sequence[Batch], *, learning_rate: float
     ) -> StepOutcome:
-        """Train on this rank's micro-batches."""
+        """Train on this rank's micro-batches; ranks of adapters stay as they are."""
         outcome = self.gather(path, batches)
-        self.apply(learning_rate)
+        self.apply(learning_rate, step=None)
         return outcome
 
     def gather(self, path: LogitsPath, batches: Sequence[Batch]) -> StepOutcome:
@@ -91,8 +102,11 @@ class AdapterOptimizer:
         self._ranks.sum_gradients(self._parameters)
         if self._has_gradients():  # the scaler fails on none
             self.scaler.unscale_(self.adamw)
+        if self.allocator is not None:
+            self.allocator.hold_apart()
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._config.max_grad_norm)
         grad_norm = float(norm)
+        self._is_finite = math.isfinite(grad_norm)
         # With fp16 scaling a gradient that overflows is expected: the scaler leaves the step out.
         overflow_is_expected = self.scaler.is_enabled()
         return StepOutcome(
@@ -103,11 +117,12 @@ class AdapterOptimizer:
             is_finite=math.isfinite(loss) and (math.isfinite(grad_norm) or overflow_is_expected),
         )
 
-    def apply(self, learning_rate: float) -> None:
-        """Move the adapters by the gathered gradients, on every rank.
+    def apply(self, learning_rate: float, *, step: int | None) -> bool:
+        """Move the adapters by the gathered gradients, on every rank; True if ranks settle by that.
 
-        A failure on one rank is one on all of them: what is half done is never kept. Memory that
-        runs out is `DoesNotFit`, because fewer rows per pass would not help here.
+        `step`, counted from 1, is what the fall of adapter ranks goes by; None: they stay. A
+        failure on one rank is one on all of them: what is half done is never kept. Memory that runs
+        out is `DoesNotFit`, because fewer rows per pass would not help here.
         """
         for group in self.adamw.param_groups:
             group["lr"] = learning_rate * group[_RATIO]
@@ -119,7 +134,11 @@ class AdapterOptimizer:
                 if is_out_of_memory(error):
                     raise UserError(DOES_NOT_FIT, self._too_little_to_apply()) from error
                 raise
+        is_settled = False
+        if self.allocator is not None and step is not None:
+            is_settled = self.allocator.after_update(step, has_moved=self._is_finite)
         self.drop()
+        return is_settled
 
     def _too_little_to_apply(self) -> str:
         ways = ["lower tuning.lora.rank", "give the job more memory"]

@@ -39,7 +39,7 @@ from anneal_pipeline.training.ranks import Ranks
 from anneal_pipeline.training.resume import share_checkpoint
 from anneal_pipeline.training.row_places import row_places
 from anneal_pipeline.training.runaway import WINDOW, has_run_away, is_healthy, means
-from anneal_pipeline.training.state import RunState, load_moments, load_weights, read_state
+from anneal_pipeline.training.state import RunState, load_state, read_state
 
 RATE_CUT = 0.5
 MAX_INTERVENTIONS = 3
@@ -217,10 +217,7 @@ class Recovery:
                 "training.learningRate and start anew",
             )
         restored = read_state(folder)
-        load_weights(folder, self.parameters)
-        load_moments(folder, self.parameters, self.optimizer.adamw)
-        if restored.scaler:
-            self.optimizer.scaler.load_state_dict(dict(restored.scaler))
+        load_state(folder, restored, parameters=self.parameters, optimizer=self.optimizer)
         _keep_what_was_learnt(restored, state)
         self._forget_after(restored)
         self._tell(

@@ -27,8 +27,7 @@ from anneal_pipeline.training.optimizer import AdapterOptimizer
 from anneal_pipeline.training.ranks import Ranks
 from anneal_pipeline.training.state import (
     RunState,
-    load_moments,
-    load_weights,
+    load_state,
     read_observer_state,
     read_state,
     write_state,
@@ -139,13 +138,11 @@ def restore(
         ),
         parameters=parameters,
         optimizer=optimizer.adamw,
+        allocator=optimizer.allocator,
         observer_state={},
         config=config.to_data(),
     )
-    load_weights(saved.folder, parameters)
-    load_moments(saved.folder, parameters, optimizer.adamw)
-    if state.scaler:
-        optimizer.scaler.load_state_dict(dict(state.scaler))
+    load_state(saved.folder, state, parameters=parameters, optimizer=optimizer)
     observer.load_state(read_observer_state(saved.folder))
     _warn_of_differences(changes, state, facts=facts, observer=observer)
     state.facts = dict(facts)

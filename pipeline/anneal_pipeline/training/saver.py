@@ -80,6 +80,7 @@ class Saver:
             state=state,
             parameters=self.parameters,
             optimizer=self.optimizer.adamw,
+            allocator=self.optimizer.allocator,
             observer_state=self.observer.save_state(),
             config=self.config.to_data(),
         )

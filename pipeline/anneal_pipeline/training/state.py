@@ -2,7 +2,8 @@
 
 The learning rate, the rows of a step and the random numbers of a step are functions of the step
 number (`schedule`, `batches`, `randomness`), so that the step, the adapters and the optimizer are
-all there is to restore. Tensors are safetensors, the rest JSON; nothing is pickled.
+all there is to restore, and where ranks are allocated what that goes by. Tensors are safetensors,
+the rest JSON; nothing is pickled.
 """
 
 from __future__ import annotations
@@ -21,10 +22,13 @@ from safetensors.torch import load_file, save_file
 from anneal_pipeline.errors import RUN_CHANGED, UserError
 from anneal_pipeline.training.eight_bit import TABLES
 from anneal_pipeline.training.moments import prepare_moments
+from anneal_pipeline.training.optimizer import AdapterOptimizer
+from anneal_pipeline.training.rank_allocator import RankAllocator
 from anneal_pipeline.training.runaway import LOOK_BACK
 
 ADAPTER_NAME = "adapter.safetensors"
 OPTIMIZER_NAME = "optimizer.safetensors"
+ALLOCATION_NAME = "allocation.safetensors"
 STATE_NAME = "state.json"
 OBSERVER_NAME = "observer.json"
 CONFIG_NAME = "config.json"
@@ -118,12 +122,16 @@ def write_state(
     optimizer: torch.optim.Optimizer,
     observer_state: Mapping[str, Any],
     config: Mapping[str, Any],
+    allocator: RankAllocator | None = None,
 ) -> None:
+    """Write the files of a checkpoint into a new folder."""
     folder.mkdir(parents=True)
     (folder / CONFIG_NAME).write_text(json.dumps(config, indent=1) + "\n")
     weights = {name: p.detach().cpu().contiguous() for name, p in parameters.items()}
     save_file(weights, folder / ADAPTER_NAME)
     save_file(_moments(parameters, optimizer), folder / OPTIMIZER_NAME)
+    if allocator is not None:
+        save_file(allocator.state(), folder / ALLOCATION_NAME)
     (folder / STATE_NAME).write_text(json.dumps(asdict(state), indent=1) + "\n")
     (folder / OBSERVER_NAME).write_text(json.dumps(observer_state) + "\n")
 
@@ -177,6 +185,22 @@ def load_weights(folder: Path, parameters: Mapping[str, torch.nn.Parameter]) -> 
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(stored[name])
+
+
+def load_state(
+    folder: Path,
+    state: RunState,
+    *,
+    parameters: Mapping[str, torch.nn.Parameter],
+    optimizer: AdapterOptimizer,
+) -> None:
+    """Put model and optimizer where the checkpoint in `folder`, whose `state` was read, stands."""
+    load_weights(folder, parameters)
+    load_moments(folder, parameters, optimizer.adamw)
+    if state.scaler:
+        optimizer.scaler.load_state_dict(dict(state.scaler))
+    if optimizer.allocator is not None:
+        optimizer.allocator.load_state(load_file(folder / ALLOCATION_NAME))
 
 
 def load_moments(

@@ -16,6 +16,7 @@ def report_of(
     seconds: float,
     mean_seconds: float,
     memory_bytes: int,
+    mean_rank: float | None,
 ) -> StepReport:
     """The report of step `step`, counted from 1, which took `seconds`."""
     return StepReport(
@@ -31,4 +32,5 @@ def report_of(
         tokens_per_second=outcome.num_tokens / max(seconds, 1e-9),
         eta_seconds=mean_seconds * (plan.total_steps - step),
         memory_bytes=memory_bytes,
+        mean_rank=mean_rank,
     )

@@ -141,6 +141,31 @@ REFUSED = [
         id="loftq and DoRA",
     ),
     *(
+        pytest.param(
+            "tuning.lora",
+            {"rankAllocation": {}, **other},
+            "rankAllocation excludes",
+            id=f"rankAllocation and {next(iter(other))}",
+        )
+        for other in (
+            {"useDora": True},
+            {"rankPattern": {"q_proj": 4}},
+            {"initialization": "gaussian"},
+        )
+    ),
+    pytest.param(
+        "tuning.lora",
+        {"rank": 8, "rankAllocation": {"initialRank": 8}},
+        "must be greater than rank",
+        id="ranks that do not fall",
+    ),
+    pytest.param(
+        "tuning.lora.rankAllocation",
+        {"startShare": 0.5},
+        "must be smaller than endShare",
+        id="ranks that fall before they begin to",
+    ),
+    *(
         pytest.param("tracking.alias", alias, "which MLflow reserves", id=f"alias {alias}")
         for alias in ("latest", "Latest", "v3", "V12")
     ),
@@ -185,6 +210,12 @@ TAKEN = [
     ),
     pytest.param("tuning.lora.initialization", "loftq", id="loftq"),
     pytest.param("compute", {"ranksPerWorker": 16}, id="as many ranks as rows of a batch"),
+    pytest.param("tuning.lora.rankAllocation", {}, id="ranks that fall"),
+    pytest.param(
+        "tuning.lora",
+        {"rank": 8, "rankAllocation": {"initialRank": 9, "startShare": 0.0, "everySteps": 10}},
+        id="ranks that fall by numbers",
+    ),
     pytest.param(
         "tuning", {"method": "lora", "lora": {"initialization": "pissa_niter_8"}}, id="pissa"
     ),

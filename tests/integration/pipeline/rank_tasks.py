@@ -200,11 +200,12 @@ def _limit_rows(measure: Callable[..., Any]) -> Callable[..., Any]:
 def _after_apply(change: Callable[[torch.Tensor], object]) -> None:
     """Change weights after they have been moved, once."""
 
-    def wrap(apply: Callable[..., None]) -> Callable[..., None]:
-        def damaging(self: AdapterOptimizer, rate: float) -> None:
-            apply(self, rate)
+    def wrap(apply: Callable[..., bool]) -> Callable[..., bool]:
+        def damaging(self: AdapterOptimizer, *arguments: Any, **options: Any) -> bool:
+            is_settled = apply(self, *arguments, **options)
             change(self.adamw.param_groups[0]["params"][-1].data)
             AdapterOptimizer.apply = apply
+            return is_settled
 
         return damaging
 

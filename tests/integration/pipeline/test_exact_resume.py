@@ -28,6 +28,14 @@ METHODS = {
         "lora": {"rank": 4, "dropout": 0.1},
         "quantization": {"computeDtype": "float32"},
     },
+    "ranks that fall": {
+        "method": "lora",
+        "lora": {
+            "rank": 4,
+            "dropout": 0.1,
+            "rankAllocation": {"startShare": 0.2, "endShare": 0.75},
+        },
+    },
 }
 STEPS = 8
 """One epoch of the 30 rows, whose last batch is partial, and one step of the next."""
@@ -86,6 +94,7 @@ def final_state(root: Path) -> dict[str, object]:
     return {
         "weights": (last / "adapter.safetensors").read_bytes(),
         "moments": (last / "optimizer.safetensors").read_bytes(),
+        "allocation": [path.read_bytes() for path in last.glob("allocation.safetensors")],
         "state": state,
         "best": json.loads(nameless.sub("", (checkpoints / "best.json").read_text())),
         "artefacts": (root / "out" / "artifacts" / "manifest.json").read_bytes(),

@@ -13,6 +13,8 @@ from tests.unit.pipeline.families import COMMON, FAMILIES, make_family
 from transformers import LlamaConfig
 
 from anneal_pipeline.config.pipeline import PipelineConfig
+from anneal_pipeline.config.tuning import TuningConfig
+from anneal_pipeline.memory.plan import MemoryPlan
 from anneal_pipeline.memory.trace import Place, PlanUnknownError, make_planner
 
 PLACE = Place(compute=torch.float32, in_4_bit=False, on_gpu=False)
@@ -86,6 +88,23 @@ def test_settings_move_their_parts(tmp_path: Path) -> None:
     assert plans["nf4"].quantization_state > 0 == plain.quantization_state
     assert plans["gpu"].weights < plans["nf4"].weights
     assert plans["gpu"].overhead == 0
+
+
+def test_ranks_that_fall_are_planned_with_all_they_begin_with(tmp_path: Path) -> None:
+    make_family("llama").config.save_pretrained(tmp_path)
+
+    def plan_of(lora: dict[str, Any]) -> MemoryPlan:
+        config = config_of().model_copy(
+            update={"tuning": TuningConfig.parse({"method": "lora", "lora": lora})}
+        )
+        return make_planner(config, folder=tmp_path, place=PLACE).plan(rows=1, length=16)
+
+    plain, falling = plan_of({"rank": 6}), plan_of({"rank": 4, "rankAllocation": {}})
+    strengths = 14 * 6 * 4
+    assert falling.adapters == plain.adapters + strengths
+    # two moments, and what each number's importance rests on
+    assert falling.optimizer == 4 * falling.adapters
+    assert plain.optimizer == 2 * plain.adapters
 
 
 def test_a_plan_leaves_the_random_numbers_alone(tmp_path: Path) -> None:

@@ -89,6 +89,17 @@ FILES: dict[str, dict[str, str]] = {
         "tuning.lora.modulesToSave": "config.modules_to_save",
         "tuning.lora.initialization": "config.initialization",
     },
+    f"{PIPELINE}/config/rank_allocation.py": {
+        "tuning.lora.rankAllocation.initialRank": "self.initial_rank",
+    },
+    f"{PIPELINE}/training/rank_schedule.py": {
+        "tuning.lora.rankAllocation.startShare": "allocation.start_share",
+        "tuning.lora.rankAllocation.endShare": "allocation.end_share",
+        "tuning.lora.rankAllocation.everySteps": "allocation.every_steps",
+    },
+    f"{PIPELINE}/training/rank_allocator.py": {
+        "tuning.lora.rankAllocation.orthogonalityWeight": "rank_allocation.orthogonality_weight",
+    },
     f"{PIPELINE}/model/targets.py": {"tuning.lora.targetModules": "config.target_modules"},
     f"{PIPELINE}/model/quantization.py": {
         "tuning.quantization.type": "config.type",

@@ -173,6 +173,41 @@ def test_a_beginning_that_does_not_fit_the_base_is_refused(
 
 
 @pytest.mark.parametrize(
+    ("lora", "want"),
+    [
+        (
+            {"useDora": True, "rankPattern": {"q_proj": 4}},
+            "rankAllocation excludes useDora and rankPattern; remove one of them",
+        ),
+        (
+            {"initialization": "gaussian"},
+            "rankAllocation excludes initialization gaussian; remove one of them",
+        ),
+        (
+            {"rank": 8, "rankAllocation": {"initialRank": 8}},
+            "rankAllocation.initialRank (8) must be greater than rank (8), the average it falls to",
+        ),
+    ],
+)
+def test_what_ranks_that_fall_do_not_go_with_is_refused(lora: dict[str, Any], want: str) -> None:
+    tuning = {"lora": {"rankAllocation": {}, **lora}}
+    assert faults({**SMALLEST, "tuning": tuning}) == [f"tuning.lora: {want}"]
+
+
+def test_ranks_begin_to_fall_before_they_are_settled() -> None:
+    tuning = {"lora": {"rankAllocation": {"startShare": 0.5}}}
+    assert faults({**SMALLEST, "tuning": tuning}) == [
+        "tuning.lora.rankAllocation: startShare (0.5) must be smaller than endShare (0.5)"
+    ]
+
+
+def test_ranks_that_fall_exclude_lora_plus() -> None:
+    tuning, training = {"lora": {"rankAllocation": {}}}, {"loraPlusRatio": 4.0}
+    [fault] = faults({**SMALLEST, "tuning": tuning, "training": training})
+    assert fault.startswith("training.loraPlusRatio excludes tuning.lora.rankAllocation")
+
+
+@pytest.mark.parametrize(
     ("field", "taken", "refused"),
     [("rank", [1, 1024], [0, 1025]), ("alpha", [0.01], [0, -1]), ("dropout", [0, 0.99], [-0.1, 1])],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -106,3 +107,8 @@ def test_the_throughput_line_has_speed_time_memory_and_what_is_left() -> None:
         "step 3/10 loss=1.2500 lr=0.0002 grad_norm=0.5 tokens_per_second=1000 "
         "trained_tokens_per_second=250 step_seconds=2 memory_megabytes=512 eta_seconds=14"
     )
+
+
+def test_where_ranks_fall_the_line_has_their_average() -> None:
+    line = throughput_line(replace(STEP, mean_rank=5.25))
+    assert line == f"{throughput_line(STEP)} mean_rank=5.25"
