@@ -92,22 +92,6 @@ def test_the_nearest_setting_is_named(job: Path) -> None:
     assert taken["verdict"] == "fits"
 
 
-def test_a_rank_that_does_not_fit_is_refused_where_a_lower_one_fits(job: Path) -> None:
-    one_row = ("--set", "training.batchSize=1", "--set", "training.sequenceLength=8")
-
-    def of_rank(rank: int, limit: str) -> Result:
-        chosen = ("--set", f"tuning.lora.rank={rank}", "--output", "json")
-        return estimate(job, "--gpu-memory", limit, *one_row, *chosen)
-
-    low, high = (json.loads(of_rank(rank, "64Gi").stdout)["peakBytes"] for rank in (1, 32))
-    limit = int(1.5 * low)
-    assert high > limit
-    assert of_rank(1, str(limit)).exit_code == 0
-    done = of_rank(32, str(limit))
-    assert done.exit_code == 65
-    assert "The run does not fit" in done.stderr
-
-
 def test_a_size_that_is_none_is_refused(job: Path) -> None:
     done = estimate(job, "--memory", "lots")
     assert done.exit_code == 65
