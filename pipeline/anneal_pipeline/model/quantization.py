@@ -48,7 +48,7 @@ def mismatched_layers(
 
     transformers compares the shapes of all other weights, and leaves these out.
     """
-    found = set()
+    found: set[tuple[str, tuple[int, ...], tuple[int, ...]]] = set()
     for name, layer in model.named_modules():
         if isinstance(layer, bitsandbytes.nn.Linear4bit):
             stored = tuple(layer.weight.quant_state.shape)
