@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -19,11 +20,13 @@ from anneal_jobs.cli.job_file import JobFile
 from anneal_jobs.storage.model import fetch_tokenizer
 from anneal_jobs.storage.s3 import S3Settings
 from anneal_jobs.storage.source import SourceAccess
+from anneal_pipeline.config.pipeline import PipelineConfig
 from anneal_pipeline.device import resolve_compute
 from anneal_pipeline.errors import UserError
 from anneal_pipeline.memory.estimate import Estimate, Wish, estimate, planning
 from anneal_pipeline.memory.fit import Verdict
-from anneal_pipeline.memory.plan import size_text
+from anneal_pipeline.memory.plan import MemoryPlan, size_text
+from anneal_pipeline.memory.rank_limit import RankLimit, find_rank_limit, plans_by_rank
 from anneal_pipeline.memory.room import Room, limit_on_cpu, resident_bytes
 from anneal_pipeline.memory.trace import Place
 from anneal_pipeline.model.folder import check_model_config
@@ -48,8 +51,43 @@ class EstimateOptions:
     s3_endpoint: str | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Subject:
+    """What is planned, and for which memory."""
+
+    config: PipelineConfig
+    folder: Path
+    """With the model's config.json."""
+    place: Place
+    wish: Wish
+    room: Room
+
+    def estimate(self) -> Estimate:
+        plan_of = planning(self.config, folder=self.folder, place=self.place)
+        return estimate(self.wish, room=self.room, plan_of=plan_of)
+
+
 def estimate_job(job: JobFile, options: EstimateOptions) -> Estimate:
     """Plan the job for the machine it names, or for this one."""
+    with _subject(job, options) as subject:
+        return subject.estimate()
+
+
+def limit_rank(job: JobFile, options: EstimateOptions) -> RankLimit:
+    """The highest rank for the job, with the micro-batch that it takes as it stands."""
+    with _subject(job, options) as subject:
+        setting = subject.estimate().setting
+        return find_rank_limit(
+            setting=setting,
+            room=subject.room,
+            plan_of=plans_by_rank(
+                subject.config, setting=setting, folder=subject.folder, place=subject.place
+            ),
+        )
+
+
+@contextmanager
+def _subject(job: JobFile, options: EstimateOptions) -> Iterator[_Subject]:
     compute, config = job.spec.compute, job.spec.pipeline()
     on_gpu = _is_on_gpu(job, options)
     ranks = compute.ranks_per_worker or compute.gpus_per_worker or 1
@@ -72,11 +110,8 @@ def estimate_job(job: JobFile, options: EstimateOptions) -> Estimate:
         wish = Wish.of(
             config, length=config.training.sequence_length, world_size=ranks * compute.workers
         )
-        return estimate(
-            wish,
-            room=_gpu_room(options) if on_gpu else _cpu_room(job, options, ranks=ranks),
-            plan_of=planning(config, folder=folder, place=place),
-        )
+        room = _gpu_room(options) if on_gpu else _cpu_room(job, options, ranks=ranks)
+        yield _Subject(config=config, folder=folder, place=place, wish=wish, room=room)
 
 
 def _is_on_gpu(job: JobFile, options: EstimateOptions) -> bool:
@@ -119,16 +154,16 @@ def bytes_of(quantity: str, *, source: str) -> int:
     return int(Decimal(number) * unit)
 
 
-def table_of(found: Estimate) -> Table:
+def table_of(plan: MemoryPlan, *, room: Room) -> Table:
     """The parts, and the peak against the limit."""
     table = Table(box=None, pad_edge=False)
     table.add_column("part")
     table.add_column("memory", justify="right")
-    for name, size in _parts(found).items():
+    for name, size in parts_of(plan, room=room).items():
         table.add_row(name, size_text(size))
-    table.add_row("peak", size_text(found.needed), style="bold")
-    if found.room.limit is not None:
-        table.add_row("limit", size_text(found.room.limit))
+    table.add_row("peak", size_text(plan.peak + room.taken), style="bold")
+    if room.limit is not None:
+        table.add_row("limit", size_text(room.limit))
     return table
 
 
@@ -156,7 +191,7 @@ def data_of(found: Estimate) -> dict[str, Any]:
         "verdict": None if found.room.limit is None else found.choice.verdict.value,
         "peakBytes": found.needed,
         "limitBytes": found.room.limit,
-        "parts": dict(_parts(found)),
+        "parts": dict(parts_of(found.plan, room=found.room)),
         "microBatchSize": found.setting.rows,
         "sequenceLength": found.setting.length,
         "gradientCheckpointing": found.setting.checkpointing,
@@ -170,7 +205,7 @@ def data_of(found: Estimate) -> dict[str, Any]:
     }
 
 
-def _parts(found: Estimate) -> Mapping[str, int]:
-    room = found.room
+def parts_of(plan: MemoryPlan, *, room: Room) -> Mapping[str, int]:
+    """Bytes by name, with what other things than the step hold."""
     ray = {"Ray": room.others} if room.others else {}
-    return {"libraries": room.libraries, **ray, **found.plan.parts()}
+    return {"libraries": room.libraries, **ray, **plan.parts()}

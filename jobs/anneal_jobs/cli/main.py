@@ -8,7 +8,7 @@ import sys
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,6 +19,9 @@ from anneal_jobs.cli.job_file import JobFile, JobFileError, read_job_file
 from anneal_jobs.cli.local_job import LocalOptions, check_before_first_run
 from anneal_jobs.errors import JobsError
 from anneal_pipeline.errors import PipelineError, UserError
+
+if TYPE_CHECKING:
+    from anneal_pipeline.memory.rank_limit import RankLimit
 
 _EXIT_SIGINT = 130
 
@@ -138,6 +141,7 @@ def validate(file: FileOption, assignments: SetOption = None) -> None:
 @app.command(
     epilog="Examples:  anneal estimate job.yaml   "
     "anneal estimate job.yaml --memory 24Gi   "
+    "anneal estimate job.yaml --gpu-memory 24Gi --max-rank   "
     "anneal estimate job.yaml --gpu-memory 24Gi --output json",
 )
 def estimate(
@@ -151,6 +155,12 @@ def estimate(
         str | None,
         typer.Option(help="Memory of a GPU, e.g. 24Gi. Default: that of the GPU here, if any."),
     ] = None,
+    max_rank: Annotated[
+        bool,
+        typer.Option(
+            "--max-rank", help="Find the highest rank that memory allows, and name usual ones."
+        ),
+    ] = False,
     output: Annotated[OutputForm, typer.Option(help="table or json.")] = OutputForm.TABLE,
     s3_endpoint: S3EndpointOption = None,
 ) -> None:
@@ -170,15 +180,33 @@ def estimate(
         )
         status.update("going through a step without weights")
         with terminal.one_sentence_errors(PipelineError, JobsError, OSError):
-            found = estimating.estimate_job(job, options)
+            if max_rank:
+                limit = estimating.limit_rank(job, options)
+            else:
+                found = estimating.estimate_job(job, options)
+    if max_rank:
+        return _show_rank_limit(limit, output)
     if output is OutputForm.JSON:
         terminal.print_data(json.dumps(estimating.data_of(found), indent=2))
     else:
         terminal.print_data(estimating.headline(found))
-        terminal.stdout().print(estimating.table_of(found))
+        terminal.stdout().print(estimating.table_of(found.plan, room=found.room))
     if not found.fits:
         terminal.fail(found.refusal())
         raise typer.Exit(terminal.EXIT_USER)
+
+
+def _show_rank_limit(found: RankLimit, output: OutputForm) -> None:
+    from anneal_jobs.cli.estimate import table_of
+    from anneal_jobs.cli.rank_limit import data_of_limit, tasks_table
+
+    if output is OutputForm.JSON:
+        terminal.print_data(json.dumps(data_of_limit(found), indent=2))
+        return
+    terminal.print_data(found.sentence())
+    terminal.stdout().print(table_of(found.plan, room=found.room))
+    terminal.print_data("Memory bounds the rank, the task chooses it:")
+    terminal.stdout().print(tasks_table(found))
 
 
 @app.command(epilog="Example:  anneal explain training.learningRate")

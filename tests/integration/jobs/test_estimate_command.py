@@ -126,3 +126,40 @@ def test_whatever_a_job_may_ask_for_is_planned(tmp_path: Path, setting: str) -> 
     assert asked["peakBytes"] - asked["parts"]["libraries"] > (
         plain["peakBytes"] - plain["parts"]["libraries"]
     )
+
+
+def test_the_highest_rank_within_memory_is_found_with_usual_ones_by_task(job: Path) -> None:
+    asked = ("--max-rank", "--memory", "64Gi", "--output", "json")
+    found = json.loads(estimate(job, *asked).stdout)
+    assert found["maxRank"] == 16, "the narrowest weight of the model has 16 rows"
+    assert (found["alpha"], found["nextRank"], found["nextPeakBytes"]) == (32, 32, None)
+    assert found["peakBytes"] == sum(found["parts"].values())
+    assert found["peakBytes"] <= found["memoryShare"] * found["limitBytes"]
+    tasks = {task["task"]: task["allowed"] for task in found["tasks"]}
+    assert tasks["style and tone"] == [4, 8]
+    assert tasks["following instructions"] == [16, 16]
+    assert tasks["code"] is None
+    done = estimate(job, "--max-rank", "--memory", "64Gi")
+    assert done.exit_code == 0, done.output
+    assert "rank 32 is more than a weight of the model has" in " ".join(done.stdout.split())
+    for text in ("adapters", "peak", "limit", "Memory bounds the rank, the task chooses it"):
+        assert text in done.stdout
+    assert "16 (of 16 to 32)" in done.stdout
+
+
+def test_memory_bounds_the_rank(job: Path) -> None:
+    wide = ("--gpu-memory", "64Gi", "--output", "json", "--set", "training.microBatchSize=1")
+    sizes = {
+        rank: json.loads(estimate(job, *wide, "--set", f"tuning.lora.rank={rank}").stdout)[
+            "peakBytes"
+        ]
+        for rank in (8, 16)
+    }
+    room = str(int((sizes[8] + sizes[16]) / 2 / 0.8))
+    asked = ("--max-rank", "--gpu-memory", room, *wide[2:], "--set", "tuning.lora.rank=4")
+    found = json.loads(estimate(job, *asked).stdout)
+    assert (found["maxRank"], found["peakBytes"]) == (8, sizes[8])
+    assert (found["nextRank"], found["nextPeakBytes"]) == (16, sizes[16])
+    nothing = estimate(job, "--max-rank", "--gpu-memory", "1Mi", *wide[2:])
+    assert nothing.exit_code == 65
+    assert "Not even rank 4 stays within 80%" in " ".join(nothing.stderr.split())

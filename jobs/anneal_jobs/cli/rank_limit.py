@@ -1,0 +1,61 @@
+"""`anneal estimate --max-rank`: which rank memory allows, and which one a task asks for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.table import Table
+
+from anneal_jobs.cli.estimate import parts_of
+from anneal_pipeline.memory.rank_limit import MEMORY_SHARE, RankLimit
+from anneal_pipeline.model.task_ranks import ALPHA_PER_RANK, TASK_RANKS, TaskRanks
+
+
+def tasks_table(found: RankLimit) -> Table:
+    """Usual ranks by task, as far as memory allows them."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("task")
+    table.add_column("rank")
+    table.add_column("alpha")
+    for task in TASK_RANKS:
+        table.add_row(task.task, *_band(task, limit=found.rank))
+    return table
+
+
+def _band(task: TaskRanks, *, limit: int) -> tuple[str, str]:
+    allowed = task.below(limit)
+    if allowed is None:
+        return f"{_range(task.low, task.high)}: more than memory allows", ""
+    cut = "" if allowed[1] == task.high else f" (of {_range(task.low, task.high)})"
+    alphas = _range(*(ALPHA_PER_RANK * rank for rank in allowed))
+    return f"{_range(*allowed)}{cut}", alphas
+
+
+def _range(low: int, high: int) -> str:
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def data_of_limit(found: RankLimit) -> dict[str, Any]:
+    room = found.room
+    return {
+        "maxRank": found.rank,
+        "alpha": ALPHA_PER_RANK * found.rank,
+        "memoryShare": MEMORY_SHARE,
+        "peakBytes": found.needed,
+        "limitBytes": room.limit,
+        "parts": dict(parts_of(found.plan, room=room)),
+        "nextRank": found.next_rank,
+        "nextPeakBytes": found.next_plan and found.next_plan.peak + room.taken,
+        "microBatchSize": found.setting.rows,
+        "sequenceLength": found.setting.length,
+        "gradientCheckpointing": found.setting.checkpointing,
+        "tasks": [
+            {
+                "task": task.task,
+                "low": task.low,
+                "high": task.high,
+                "allowed": task.below(found.rank),
+            }
+            for task in TASK_RANKS
+        ],
+    }
