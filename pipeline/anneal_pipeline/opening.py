@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -103,14 +104,8 @@ def open_inputs(inputs: Inputs) -> Opened:
         tokenizer = load_tokenizer(inputs.model_dir, new_tokens=inputs.config.tuning.new_tokens)
     data = _prepare(inputs, tokenizer)
     _check_early_stopping(inputs.config, data)
-    world_size = inputs.ranks.world_size
     sequences = StepSequences.of(inputs.config.training, data.train.lengths())
-    plan = plan_steps(inputs.config, num_sequences=len(sequences), world_size=world_size)
-    saved = None
-    if inputs.config.checkpoint.resume == "Auto":
-        saved = find_checkpoint(
-            inputs.checkpoints, ranks=inputs.ranks, on_chunk=_model_reading(inputs)
-        )
+    saved = _newest_checkpoint(inputs)
     micro_batch = _micro_batch(inputs, sequences)
     rows = micro_batch.of_checkpoint(saved) if saved is not None else None
     rows = rows or micro_batch.plan(folder=inputs.model_dir, form=form)
@@ -120,15 +115,7 @@ def open_inputs(inputs: Inputs) -> Opened:
             require_packable(tuned.model, uri=inputs.config.model.uri)
         path = LogitsPath(tuned.model)
     rows = micro_batch.correct(path, model=tuned.model) or rows
-    plan = replace(plan, micro_batch_size=rows)
-    with inputs.ranks.together():
-        facts = run_facts(
-            world_size=world_size,
-            micro_batch_size=plan.micro_batch_size,
-            base_digest=model_digest(inputs.model_dir, on_chunk=_model_reading(inputs)),
-            device=inputs.ranks.device,
-            compute=tuned.compute,
-        )
+    plan = plan_steps(inputs.config, num_sequences=len(sequences), micro_batch_size=rows)
     opened = Opened(
         inputs=inputs,
         plan=plan,
@@ -148,12 +135,32 @@ def open_inputs(inputs: Inputs) -> Opened:
             ),
         ),
         state=RunState(
-            facts={**facts, "method": tuned.method}, is_memory_short=micro_batch.is_short
+            facts=_facts(inputs, tuned, micro_batch_size=rows),
+            is_memory_short=micro_batch.is_short,
         ),
     )
     if saved is not None:
         _take_up(opened, saved)
     return opened
+
+
+def _newest_checkpoint(inputs: Inputs) -> SavedCheckpoint | None:
+    if inputs.config.checkpoint.resume != "Auto":
+        return None
+    reading = _model_reading(inputs)
+    return find_checkpoint(inputs.checkpoints, ranks=inputs.ranks, on_chunk=reading)
+
+
+def _facts(inputs: Inputs, tuned: TunedModel, *, micro_batch_size: int) -> dict[str, Any]:
+    with inputs.ranks.together():
+        facts = run_facts(
+            world_size=inputs.ranks.world_size,
+            micro_batch_size=micro_batch_size,
+            base_digest=model_digest(inputs.model_dir, on_chunk=_model_reading(inputs)),
+            device=inputs.ranks.device,
+            compute=tuned.compute,
+        )
+    return {**facts, "method": tuned.method}
 
 
 def _micro_batch(inputs: Inputs, sequences: StepSequences) -> MicroBatch:

@@ -30,10 +30,11 @@ class StepPlan:
         return math.ceil(self.total_steps * percent / 100)
 
 
-def plan_steps(config: PipelineConfig, *, num_sequences: int, world_size: int) -> StepPlan:
+def plan_steps(config: PipelineConfig, *, num_sequences: int, micro_batch_size: int) -> StepPlan:
     """Derive the step counts from the configuration and the number of training sequences.
 
-    The last batch of an epoch may be partial and is a step of its own.
+    They do not depend on the micro-batch, which memory decides. The last batch of an epoch may be
+    partial and is a step of its own.
     """
     training = config.training
     steps_per_epoch = max(1, math.ceil(num_sequences / training.batch_size))
@@ -55,8 +56,7 @@ def plan_steps(config: PipelineConfig, *, num_sequences: int, world_size: int) -
         evaluation_steps=config.evaluation.every_steps or steps_per_epoch,
         checkpoint_steps=config.checkpoint.every_steps
         or max(1, round(total_steps * DEFAULT_CHECKPOINT_SHARE)),
-        micro_batch_size=training.micro_batch_size
-        or auto_micro_batch_size(training.batch_size, world_size=world_size),
+        micro_batch_size=micro_batch_size,
         batch_size=training.batch_size,
     )
 

@@ -42,7 +42,7 @@ def config(**sections: Any) -> PipelineConfig:
                 warmup_steps=5,
                 evaluation_steps=2,
                 checkpoint_steps=3,
-                micro_batch_size=5,
+                micro_batch_size=8,
                 batch_size=10,
             ),
             id="what is written outranks what is derived; warm-up ends with the run",
@@ -63,14 +63,14 @@ def config(**sections: Any) -> PipelineConfig:
     ],
 )
 def test_steps_are_derived(sections: dict[str, Any], want: StepPlan) -> None:
-    assert plan_steps(config(**sections), num_sequences=100, world_size=1) == want
+    assert plan_steps(config(**sections), num_sequences=100, micro_batch_size=8) == want
 
 
 @pytest.mark.parametrize(
     ("percent", "want"), [(25, 7), (50, 14), (75, 21), (100, 27)], ids=lambda value: str(value)
 )
 def test_milestones_round_up(percent: int, want: int) -> None:
-    plan = plan_steps(config(training={"maxSteps": 27}), num_sequences=9, world_size=1)
+    plan = plan_steps(config(training={"maxSteps": 27}), num_sequences=9, micro_batch_size=8)
     assert plan.milestone_step(percent) == want
 
 
@@ -102,7 +102,7 @@ def test_the_micro_batch_divides_a_ranks_share(batch_size: int, world_size: int,
             {
                 "training.epochs": 3,
                 "training.warmupRatio": 0.03,
-                "training.microBatchSize": 8,
+                "training.microBatchSize": 4,
                 "evaluation.everySteps": 7,
                 "checkpoint.everySteps": 2,
                 "dataset.split": {"train": 0.9, "validation": 0.1, "test": 0.0, "seed": 42},
@@ -125,11 +125,11 @@ def test_the_resolved_configuration_names_what_was_derived(
     given = PipelineConfig.parse(
         {"model": {"uri": "s3://m/x"}, "dataset": {"uri": "s3://d/x"}, **sections}
     )
-    plan = plan_steps(given, num_sequences=100, world_size=1)
+    plan = plan_steps(given, num_sequences=100, micro_batch_size=4)
     data = resolved(given, plan).to_data()
     for path, value in want.items():
         section, field = path.split(".")
         assert data[section].get(field) == value
     again = PipelineConfig.parse(data)
-    assert plan_steps(again, num_sequences=100, world_size=1) == plan
+    assert plan_steps(again, num_sequences=100, micro_batch_size=4) == plan
     assert resolved(again, plan) == again
