@@ -146,7 +146,8 @@ def restore(
     observer.load_state(read_observer_state(saved.folder))
     _warn_of_differences(changes, state, facts=facts, observer=observer)
     state.facts = dict(facts)
-    state.lineage = [*dict.fromkeys((*state.lineage, saved.manifest.config_hash))]
+    before = (*state.lineage, saved.manifest.config_hash)
+    state.lineage = [h for h in dict.fromkeys(before) if h != config.mathematical_hash()]
     observer.on_event(
         EVENT_RESUMED,
         f"Resuming from step {state.step} of checkpoint {saved.manifest.name}",

@@ -90,7 +90,7 @@ class RunState:
     lineage: list[str] = field(default_factory=list)
     """Hashes of the configurations of the checkpoints that this run was resumed from, over all
     attempts: what was saved under them is its own past, also where the configuration has changed
-    since and the change was accepted."""
+    since and the change was accepted. Without the hash of its own."""
     facts: dict[str, Any] = field(default_factory=dict)
     """What has to be equal for a resumed run to end bit-equal."""
 
