@@ -28,6 +28,7 @@ Initialization = Annotated[
         pattern=rf"^({DEFAULT}|{GAUSSIAN}|{ORTHOGONAL}|{LOFTQ}|{PISSA}(_niter_[1-9][0-9]?)?)$",
     ),
 ]
+Alpha = Annotated[float, Field(gt=0.0, le=4096.0)]
 _ALLOCATED = "has(self.rankAllocation)"
 
 
@@ -57,7 +58,7 @@ class LoraConfig(Schema):
 
     rank: Rank = 16
     """Rank of the two adapter matrices; 8 to 64 is usual. With rankAllocation, the average."""
-    alpha: float = Field(default=32.0, gt=0.0, le=4096.0)
+    alpha: Alpha = 32.0
     """Scale of the adapter's output: alpha / rank (alpha / sqrt(rank) with useRslora)."""
     dropout: float = Field(default=0.05, ge=0.0, lt=1.0)
     """Dropout before the adapter, while training."""
@@ -69,6 +70,8 @@ class LoraConfig(Schema):
     is an error. Stacked experts get one only without dropout and useDora."""
     rank_pattern: dict[ModuleName, Rank] = Field(default={}, max_length=64)
     """Rank by module name, where it differs from rank."""
+    alpha_pattern: dict[ModuleName, Alpha] = Field(default={}, max_length=64)
+    """alpha by module name, where it differs from alpha; named as in rankPattern."""
     rank_allocation: RankAllocationConfig | None = None
     """Give the modules that matter more rank than others; rank is then the average that the result
     has. Excludes useDora, rankPattern, loraPlusRatio and another initialization. Default: off,

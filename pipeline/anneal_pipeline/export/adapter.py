@@ -111,6 +111,7 @@ def _of_twice_the_rank(fields: Mapping[str, Any]) -> dict[str, Any]:
         "r": 2 * fields["r"],
         "lora_alpha": growth * fields["lora_alpha"],
         "rank_pattern": {name: 2 * rank for name, rank in fields["rank_pattern"].items()},
+        "alpha_pattern": {name: growth * own for name, own in fields["alpha_pattern"].items()},
     }
 
 

@@ -1,9 +1,10 @@
-"""Which rank each target's adapter has; without torch, for the memory plan."""
+"""Which rank each target's adapter has, and whose patterns say so; without torch, for the memory
+plan."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from anneal_pipeline.config.tuning import ORTHOGONAL, LoraConfig
 from anneal_pipeline.errors import ADAPTER_IMPOSSIBLE, TARGET_MODULES_NOT_FOUND, UserError
@@ -19,8 +20,10 @@ def rank_of(name: str, config: LoraConfig) -> int:
 
 
 def check_ranks(layers: Sequence[Layer], config: LoraConfig) -> None:
-    """Refuse a rank for modules that get no adapter, and more rank than a weight itself has."""
-    _check_patterns([layer.name for layer in layers], config.rank_pattern)
+    """Refuse ranks and alphas for no adapter at all, and more rank than a weight itself has."""
+    names = [layer.name for layer in layers]
+    _check_patterns(names, config.rank_pattern, field="rankPattern")
+    _check_patterns(names, config.alpha_pattern, field="alphaPattern")
     for layer in layers:
         rank = rank_of(layer.name, config)
         if rank > layer.max_rank:
@@ -46,25 +49,25 @@ def _remedy(layer: Layer, config: LoraConfig) -> str:
     return f"lower tuning.lora.rank to {layer.max_rank} or give this module its own in rankPattern"
 
 
-def _check_patterns(targets: Sequence[str], rank_pattern: Mapping[str, int]) -> None:
+def _check_patterns(targets: Sequence[str], patterns: Iterable[str], *, field: str) -> None:
     """PEFT would pass over a pattern that matches nothing in silence."""
-    for pattern in rank_pattern:
+    for pattern in patterns:
         try:
             rule = _rule(pattern)
         except re.error as error:
             raise UserError(
                 TARGET_MODULES_NOT_FOUND,
-                f"tuning.lora.rankPattern names {pattern}, which is no regular expression "
+                f"tuning.lora.{field} names {pattern}, which is no regular expression "
                 f"({error}); name a module or its last part",
             ) from error
         if not any(rule.match(name) for name in targets):
             raise UserError(
                 TARGET_MODULES_NOT_FOUND,
-                f"tuning.lora.rankPattern names {pattern}, which matches no module that gets an "
+                f"tuning.lora.{field} names {pattern}, which matches no module that gets an "
                 f"adapter; these do: {kinds(targets)}; name one of them",
             )
 
 
 def _rule(pattern: str) -> re.Pattern[str]:
-    """The rule by which PEFT looks a module's rank up (peft.utils.get_pattern_key)."""
+    """The rule by which PEFT looks a module's rank and alpha up (peft.utils.get_pattern_key)."""
     return re.compile(rf"(.*\.)?({pattern})$")

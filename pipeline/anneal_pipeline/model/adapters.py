@@ -38,16 +38,18 @@ def add_adapters(
 
     Of the embeddings the rows of `new_tokens` are trained.
     """
+    growth = _alpha_growth(config)
     whole = choose_whole_modules(model, config.modules_to_save, adapted=targets.modules)
     peft_config = PeftLoraConfig(
         task_type="CAUSAL_LM",
         r=config.initial_rank,
-        lora_alpha=config.alpha * _alpha_growth(config),
+        lora_alpha=config.alpha * growth,
         lora_dropout=config.dropout,
         target_modules=targets.modules,
         target_parameters=targets.parameters or None,
         fan_in_fan_out=_holds_weights_transposed(model, targets),
         rank_pattern=dict(config.rank_pattern),
+        alpha_pattern={name: alpha * growth for name, alpha in config.alpha_pattern.items()},
         use_rslora=config.use_rslora,
         use_dora=config.use_dora,
         init_lora_weights=_peft_initialization(config),

@@ -98,12 +98,14 @@ def folded(tuned: PeftModel, trained: Mapping[str, torch.Tensor]) -> dict[str, t
 def folded_config(tuned: PeftModel) -> dict[str, Any]:
     """What a PEFT config says of the folded adapter.
 
-    r is the greatest rank and lora_alpha / r the scale, for engines that read no patterns.
+    r is the greatest rank and lora_alpha / r the scale, for engines that read no patterns; only
+    where alphaPattern gives modules scales of their own do these need one that does.
     """
     layers = dict(lora_layers(tuned))
     ranks = {name: len(indices) for name, indices in kept(tuned).items()}
     greatest = max(ranks.values())
-    scale = next(iter(layers.values())).scaling[TRAINED]
+    config = tuned.peft_config[TRAINED]
+    scale = config.lora_alpha / (math.sqrt(config.r) if config.use_rslora else config.r)
     return {
         "r": greatest,
         "lora_alpha": scale * greatest,

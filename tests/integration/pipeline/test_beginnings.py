@@ -125,7 +125,11 @@ def test_each_layer_that_is_decomposed_is_told_of_and_a_stop_does_not_wait_for_t
 def test_every_trained_matrix_learns_and_the_export_gives_its_logits_on_the_original_base(
     kit: ModuleType, folder: Path, tmp_path: Path, method: str, name: str
 ) -> None:
-    lora = {"rankPattern": {"q_proj": 2}, "useRslora": name == "pissa"}
+    lora = {
+        "rankPattern": {"q_proj": 2},
+        "alphaPattern": {"q_proj": 3.0, "0.mlp.up_proj": 30.0},
+        "useRslora": name == "pissa",
+    }
     tuned = load(kit, folder, method, name, **lora)
     with base_alone(tuned.model):
         logits(tuned.model)  # what was frozen has to stay frozen after it

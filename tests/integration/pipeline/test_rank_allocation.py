@@ -263,6 +263,7 @@ def test_evaluations_before_the_ranks_are_settled_do_not_count(
     [
         pytest.param({"quantization": {"computeDtype": "bfloat16"}}, id="16 bits round otherwise"),
         pytest.param({"newTokens": ["<tool>"]}, id="new tokens"),
+        pytest.param({"lora": {"alphaPattern": {"q_proj": 30.0}}}, id="an alpha by module"),
         pytest.param({"lora": {"modulesToSave": ["embed_tokens"]}}, id="tied embeddings in full"),
     ],
 )

@@ -143,6 +143,34 @@ class TestNamedTargets:
         kept = lora(rank=32, rankPattern={"k_proj": 16, "v_proj": 16})
         assert len(choose_targets(make_family("llama"), kept).modules) == 14
 
+    def test_an_alpha_by_module_scales_it_alone(self) -> None:
+        pattern = {"q_proj": 2.0, "layers.1.mlp.up_proj": 12.0}
+        config, model = lora(alphaPattern=pattern), make_family("llama")
+        tuned = add_adapters(model, config, targets=choose_targets(model, config), seed=3)
+        layers = tuned.get_base_model().model.layers
+        scales = {
+            name: [layer.get_submodule(name).scaling["default"] for layer in layers]
+            for name in ("self_attn.q_proj", "mlp.up_proj", "mlp.down_proj")
+        }
+        assert scales == {
+            "self_attn.q_proj": [0.5, 0.5],
+            "mlp.up_proj": [8.0, 3.0],
+            "mlp.down_proj": [8.0, 8.0],
+        }
+
+    @pytest.mark.parametrize("field", ["rankPattern", "alphaPattern"])
+    def test_a_pattern_that_matches_no_adapter_is_refused_with_what_exists(
+        self, field: str
+    ) -> None:
+        config = lora(targetModules=["q_proj"], **{field: {"k_proj": 2}})
+        said = rf"tuning.lora.{field} names k_proj, which matches no module .* q_proj \(2\)"
+        with pytest.raises(UserError, match=said) as caught:
+            choose_targets(make_family("llama"), config)
+        assert caught.value.reason == "TargetModulesNotFound"
+        broken = lora(**{field: {"q_proj(": 2}})
+        with pytest.raises(UserError, match=rf"{field} names q_proj\(, which is no regular"):
+            choose_targets(make_family("llama"), broken)
+
     def test_orthogonal_beginnings_need_an_even_rank(self) -> None:
         config = lora(initialization="orthogonal", rank=8, rankPattern={"v_proj": 3})
         with pytest.raises(UserError, match=r"v_proj rank 3, but initialization orthogonal needs"):
