@@ -10,6 +10,7 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 
 from anneal_pipeline.model.beginning import BEGINNING, TRAINED
+from anneal_pipeline.model.strengths import StrengthLinear
 
 _PREFIX = "base_model.model."
 
@@ -31,6 +32,10 @@ class Adapter:
 
     @property
     def rank(self) -> int:
+        """As configured; where ranks fall, of the directions that are left."""
+        first = self.layer.lora_A[TRAINED]
+        if isinstance(first, StrengthLinear):
+            return max(1, int(first.strengths.detach().count_nonzero()))
         return int(self.layer.r[TRAINED])
 
     @property
@@ -39,9 +44,11 @@ class Adapter:
 
     @property
     def parameters(self) -> tuple[torch.nn.Parameter, ...]:
-        """What is trained of it: both factors, and with DoRA the magnitudes."""
+        """What is trained of it: both factors, with DoRA the magnitudes, and strengths."""
         parts = (self.layer.lora_A, self.layer.lora_B, self.layer.lora_magnitude_vector)
         held = [part[TRAINED].weight for part in parts if TRAINED in part]
+        first = self.layer.lora_A[TRAINED] if TRAINED in self.layer.lora_A else None
+        held += [first.strengths] if isinstance(first, StrengthLinear) else []
         return tuple(parameter for parameter in held if parameter.requires_grad)
 
     def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -55,8 +62,12 @@ class Adapter:
         return torch.cat([b for b, _ in parts], dim=2), torch.cat([a for _, a in parts], dim=1)
 
     def _factors_of(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-        b = self.layer.lora_B[name].weight.detach().double()
-        a = self.layer.lora_A[name].weight.detach().double()
+        first = self.layer.lora_A[name]
+        b, a = self.layer.lora_B[name].weight, first.weight
+        if isinstance(first, StrengthLinear):
+            left = first.strengths.detach().flatten().abs().topk(self.rank).indices
+            b, a = b[:, left], first.folded()[left]
+        b, a = b.detach().double(), a.detach().double()
         # PEFT lays the experts of B side by side within each direction, and those of A in rows.
         stacked_b = b.reshape(b.shape[0], -1, self.num_experts).permute(2, 0, 1)
         return stacked_b, a.reshape(self.num_experts, -1, a.shape[-1])

@@ -95,6 +95,22 @@ def test_the_report_has_a_section_of_every_kind_of_adapter(
         assert "down_proj" in text
 
 
+def test_ranks_that_fell_are_measured_by_what_is_left_of_them(
+    kit: ModuleType, folder: Path, rows: Path, tmp_path: Path
+) -> None:
+    allocation = {"initialRank": 6, "startShare": 0.2, "endShare": 0.75}
+    tuning = {"method": "lora", "lora": {"rank": 4, "rankAllocation": allocation}}
+    config = config_of(kit, tuning)
+    kit.run(tmp_path, config, model_dir=folder, rows=rows)
+    modules = section_of(tmp_path)["modules"]
+    assert sum(module["rank"] for module in modules) >= 4 * len(modules)
+    assert len({module["rank"] for module in modules}) > 1
+    for module in modules:
+        assert module["directions"] == module["rank"]
+        assert module["effective_rank"] <= module["rank"] + 1e-9
+        assert module["gradient"]["num_samples"] == STEPS
+
+
 def test_a_run_that_was_stopped_has_the_numbers_of_one_that_was_not(
     kit: ModuleType, folder: Path, rows: Path, tmp_path: Path
 ) -> None:

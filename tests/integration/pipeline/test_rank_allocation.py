@@ -11,9 +11,9 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
+from tests.integration.pipeline.mishaps import scale_adapters
 from tests.integration.pipeline.processes import run_ranks, values_of
 from tests.integration.pipeline.rank_tasks import train
-from tests.integration.pipeline.test_recovery import scale_adapters
 from transformers import AutoModelForCausalLM
 
 from anneal_pipeline.config.pipeline import PipelineConfig
