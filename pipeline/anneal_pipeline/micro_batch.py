@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,20 +19,26 @@ from peft import PeftModel
 from anneal_pipeline.checkpoint.store import SavedCheckpoint
 from anneal_pipeline.config.pipeline import PipelineConfig
 from anneal_pipeline.device import compute_dtype
-from anneal_pipeline.errors import DOES_NOT_FIT, UserError
+from anneal_pipeline.errors import DOES_NOT_FIT, StopRequestedError, UserError
 from anneal_pipeline.memory.allocator import return_freed_blocks
 from anneal_pipeline.memory.estimate import Estimate, Wish, estimate, planning
 from anneal_pipeline.memory.fit import PlanOf, Setting, choose
-from anneal_pipeline.memory.plan import size_text
+from anneal_pipeline.memory.plan import MemoryPlan, size_text
 from anneal_pipeline.memory.room import Room, room_on_cpu
 from anneal_pipeline.memory.trace import Place, PlanUnknownError
 from anneal_pipeline.memory.trial import full_batch, measure_pass
 from anneal_pipeline.model.four_bit import BaseForm
 from anneal_pipeline.model.loading import trained_in
-from anneal_pipeline.observer import EVENT_MEMORY_PLANNED, EVENT_WARNING, Observer
+from anneal_pipeline.observer import (
+    EVENT_MEMORY_PLANNED,
+    EVENT_WARNING,
+    STAGE_MODEL,
+    Observer,
+)
 from anneal_pipeline.training.loss import LogitsPath
 from anneal_pipeline.training.memory import free_memory, is_out_of_memory
 from anneal_pipeline.training.ranks import Ranks
+from anneal_pipeline.training.recovery import suggest_less_memory
 from anneal_pipeline.training.state import read_config, read_state
 
 MEASURED_MARGIN = 0.05
@@ -62,6 +69,7 @@ class MicroBatch:
     """Whether the plan takes so much that it should not be relied on alone."""
     _found: Estimate | None = field(init=False, default=None)
     _plan_of: PlanOf = field(init=False)
+    _num_plans: int = field(init=False, default=0)
 
     def of_checkpoint(self, saved: SavedCheckpoint) -> int | None:
         """Sequences per forward pass of the run so far; None where the job asks for others now."""
@@ -75,7 +83,8 @@ class MicroBatch:
 
     def plan(self, *, folder: Path, form: BaseForm) -> int:
         """Sequences per forward pass; UserError where not even one fits."""
-        rows, is_short = self.ranks.share(lambda: self._planned(folder, form=form))
+        room = self._least_room()
+        rows, is_short = self.ranks.share(lambda: self._planned(folder, form=form, room=room))
         self._be_short(is_short)
         return rows
 
@@ -88,21 +97,43 @@ class MicroBatch:
         if is_short and self.ranks.device.type == "cpu":
             return_freed_blocks()
 
-    def _planned(self, folder: Path, *, form: BaseForm) -> tuple[int, bool]:
-        room, wish = self.room_of(self.ranks), self._wish
+    def _least_room(self) -> Room:
+        """That of the rank which has least: each may have a GPU of its own."""
+        own = self.room_of(self.ranks)
+        numbers = range(self.ranks.world_size)
+        free = -1 if own.free is None else own.free
+        every = self.ranks.sum([float(free) if n == self.ranks.rank else 0.0 for n in numbers])
+        known = [round(number) for number in every if number >= 0]
+        limit = min(known) + own.taken if known else None
+        return replace(own, limit=limit)
+
+    def _planned(self, folder: Path, *, form: BaseForm, room: Room) -> tuple[int, bool]:
+        wish = self._wish
         if room.free is None:
             return wish.setting.rows, False
-        self._plan_of = planning(self.config, folder=folder, place=self._place(folder, form=form))
+        plan_of = planning(self.config, folder=folder, place=self._place(folder, form=form))
+        self._plan_of = partial(self._report_and_plan, plan_of)
         try:
             found = estimate(wish, room=room, plan_of=self._plan_of)
         except PlanUnknownError as error:
-            self._warn(f"{error}; going on with {wish.setting.rows} rows per forward pass")
+            self._warn(
+                f"Going on with {wish.setting.rows} rows per forward pass without a plan: {error}; "
+                "set training.microBatchSize lower if memory runs out"
+            )
             return wish.setting.rows, False
         if not found.fits:
             raise UserError(DOES_NOT_FIT, found.refusal())
         self._found = found
         self._tell_plan(found)
         return found.setting.rows, found.is_short
+
+    def _report_and_plan(self, plan_of: PlanOf, setting: Setting) -> MemoryPlan:
+        """Each plan takes seconds."""
+        self._look_for_a_stop()
+        plan = plan_of(setting)
+        self._num_plans += 1
+        self.observer.on_stage(STAGE_MODEL, done=self._num_plans, total=0, unit="memory plans")
+        return plan
 
     @property
     def _wish(self) -> Wish:
@@ -155,23 +186,36 @@ class MicroBatch:
         """The setting that went through, and its bytes; None where these cannot be measured."""
         while True:
             taken, ran_out = None, False
+            self._look_for_a_stop()
             batch = full_batch(
                 rows=setting.rows,
                 length=setting.length,
+                num_ids=model.get_input_embeddings().weight.shape[0],
                 is_packed=self.config.training.packing,
                 device=self.ranks.device,
             )
             try:
                 taken = measure_pass(path, batch, model=model)
             except Exception as error:
-                fewer_may_do = setting.rows > 1 and self._wish.may_lower
-                if not (fewer_may_do and is_out_of_memory(error)):
+                if not is_out_of_memory(error):
                     raise
+                if setting.rows == 1 or not self._wish.may_lower:
+                    raise self._ran_out(setting) from error
                 ran_out = True
             if not ran_out:
                 return None if taken is None else (setting, taken)
             free_memory(self.ranks.device)
             setting = replace(setting, rows=setting.rows // 2)
+
+    def _ran_out(self, setting: Setting) -> UserError:
+        ways = suggest_less_memory(self.config, rows=setting.rows, length=setting.length)
+        return UserError(
+            DOES_NOT_FIT, f"Memory ran out in a measured pass of {_rows(setting)}; {ways}"
+        )
+
+    def _look_for_a_stop(self) -> None:
+        if self.observer.should_stop():
+            raise StopRequestedError
 
     def _tell_plan(self, found: Estimate) -> None:
         limit = found.room.limit or 0

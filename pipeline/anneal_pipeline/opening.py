@@ -166,7 +166,7 @@ def _facts(inputs: Inputs, tuned: TunedModel, *, micro_batch_size: int) -> dict[
 def _micro_batch(inputs: Inputs, sequences: StepSequences) -> MicroBatch:
     return MicroBatch(
         config=inputs.config,
-        length=max(sequences.batches.lengths),
+        length=int(max(sequences.batches.lengths)),
         ranks=inputs.ranks,
         room_of=inputs.room_of,
         observer=inputs.observer,

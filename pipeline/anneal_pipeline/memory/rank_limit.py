@@ -100,10 +100,16 @@ def _nothing_fits(rank: int, plan: MemoryPlan | None, *, room: Room) -> str:
 def plans_by_rank(
     config: PipelineConfig, *, setting: Setting, folder: Path, place: Place
 ) -> PlanOfRank:
-    """Plans of the job with other ranks; ranks of its own in rankPattern stay."""
+    """Plans of the job with other ranks; ranks of its own in rankPattern stay.
+
+    Ranks that fall to `rank` begin by their default above it, whatever the job says they begin at.
+    """
 
     def plan_of(rank: int) -> MemoryPlan | None:
         lora = config.tuning.lora.model_copy(update={"rank": rank})
+        if lora.rank_allocation is not None:
+            allocation = lora.rank_allocation.model_copy(update={"initial_rank": None})
+            lora = lora.model_copy(update={"rank_allocation": allocation})
         tuning = config.tuning.model_copy(update={"lora": lora})
         changed = config.model_copy(update={"tuning": tuning})
         try:

@@ -8,19 +8,21 @@ from anneal_pipeline.memory.room import PROC, field_bytes
 from anneal_pipeline.training.batches import Batch
 from anneal_pipeline.training.loss import LogitsPath
 
-_FIRST_ID, _NUM_IDS = 2, 200
-"""Ids that every vocabulary has, enough of them for the routers of a mixture of experts."""
 
+def full_batch(
+    *, rows: int, length: int, num_ids: int, is_packed: bool, device: torch.device
+) -> Batch:
+    """The most that a pass may get: every row full of `num_ids` ids in turn, every token trained.
 
-def full_batch(*, rows: int, length: int, is_packed: bool, device: torch.device) -> Batch:
-    """The most that a pass may get: every row full, every token trained."""
-    ids = torch.arange(rows * length, device=device).view(rows, length) % _NUM_IDS + _FIRST_ID
-    positions = torch.arange(length, device=device).expand(rows, length).contiguous()
+    A packed one holds two rows in each sequence, so that they have to be kept apart.
+    """
+    ids = torch.arange(rows * length, device=device).view(rows, length) % num_ids
+    positions = torch.arange(length, device=device) % -(-length // 2)
     return Batch(
         ids=ids,
         attention_mask=torch.ones_like(ids),
         labels=ids.clone(),
-        position_ids=positions if is_packed else None,
+        position_ids=positions.expand(rows, length).contiguous() if is_packed else None,
     )
 
 

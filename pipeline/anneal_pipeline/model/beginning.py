@@ -9,6 +9,7 @@ LoRA adapter of twice the rank.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -107,7 +108,7 @@ def is_sum(tuned: PeftModel, adapter: str) -> bool:
 
 
 def _is_sum(layer: LoraLayer, adapter: str) -> bool:
-    if layer.scaling[adapter] != layer.scaling[TRAINED]:
+    if not math.isclose(layer.scaling[adapter], layer.scaling[TRAINED]):
         return False
     return all(
         torch.equal(

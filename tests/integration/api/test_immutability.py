@@ -15,6 +15,7 @@ SPECIAL: dict[str, object] = {
     "training.microBatchSize": 2,
     "training.minLearningRate": 1e-5,
     "compute.ranksPerWorker": 2,
+    "tuning.lora.rankAllocation": {"initialRank": 24},
     "checkpoint.acceptChanges": ["training.learningRate"],
     "training.earlyStopping": {"patience": 2},
     "export.gguf": {"types": ["q8_0"]},

@@ -55,12 +55,12 @@ def gradients(rank: int, count: int, model_dir: Path, micro_batch: int, rows: in
     return outcome, {name: p.grad.numpy() for name, p in parameters.items()}
 
 
-def rows_taken(rank: int, count: int, model_dir: Path) -> int:
-    """The micro-batch, where the first rank has room for little and the other for everything."""
+def rows_taken(rank: int, count: int, model_dir: Path, tight: int) -> int:
+    """The micro-batch, where one rank has room for little and the other for everything."""
     config = kit.make_config()
     form = BaseForm(in_4_bit=False)
     free = 1 << 40
-    if rank == 0:
+    if rank == tight:
         place = Place(compute=torch.float32, in_4_bit=False, on_gpu=False)
         plan_of = planning(config, folder=model_dir, place=place)
         two = plan_of(Setting(rows=2, length=64, checkpointing=True)).peak

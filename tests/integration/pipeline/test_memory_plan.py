@@ -14,8 +14,11 @@ from transformers import LlamaConfig
 
 from anneal_pipeline.config.pipeline import PipelineConfig
 from anneal_pipeline.config.tuning import TuningConfig
+from anneal_pipeline.memory.fit import Setting
 from anneal_pipeline.memory.plan import MemoryPlan
+from anneal_pipeline.memory.rank_limit import plans_by_rank
 from anneal_pipeline.memory.trace import Place, PlanUnknownError, make_planner
+from anneal_pipeline.training.loss import LogitsPath
 
 PLACE = Place(compute=torch.float32, in_4_bit=False, on_gpu=False)
 
@@ -57,12 +60,19 @@ def test_every_family_is_planned_from_its_config_alone(family: str, tmp_path: Pa
     assert four.batch == 4 * one.batch
 
 
-def test_what_cannot_be_gone_through_is_not_guessed(tmp_path: Path) -> None:
-    """Blocks of 64 numbers that span rows of 32 are no layout of bitsandbytes' product."""
+def test_what_cannot_be_gone_through_is_not_guessed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a model that decides by values what it computes."""
+
+    def branches(*_: Any) -> None:
+        raise RuntimeError("Could not guard on data-dependent expression")
+
     make_family("llama").config.save_pretrained(tmp_path)
-    place = Place(compute=torch.bfloat16, in_4_bit=True, on_gpu=True)
+    planner = make_planner(config_of(), folder=tmp_path, place=PLACE)
+    monkeypatch.setattr(LogitsPath, "backward", branches)
     with pytest.raises(PlanUnknownError, match="cannot be planned"):
-        make_planner(config_of(), folder=tmp_path, place=place).plan(rows=1, length=16)
+        planner.plan(rows=1, length=16)
 
 
 def test_settings_move_their_parts(tmp_path: Path) -> None:
@@ -114,3 +124,21 @@ def test_a_plan_leaves_the_random_numbers_alone(tmp_path: Path) -> None:
     torch.manual_seed(7)
     make_planner(config_of(), folder=tmp_path, place=PLACE).plan(rows=1, length=16)
     assert torch.equal(torch.rand(3), want)
+
+
+def test_ranks_that_fall_are_planned_for_each_rank_that_is_tried(tmp_path: Path) -> None:
+    make_family("llama").config.save_pretrained(tmp_path)
+    lora = {"rank": 4, "rankAllocation": {"initialRank": 6}}
+    config = PipelineConfig.parse(
+        {"model": {"uri": "m"}, "dataset": {"uri": "d"}, "tuning": {"lora": lora}}
+    )
+    plan_of = plans_by_rank(
+        config,
+        setting=Setting(rows=1, length=16, checkpointing=True),
+        folder=tmp_path,
+        place=PLACE,
+    )
+    four, eight = plan_of(4), plan_of(8)
+    assert four is not None
+    assert eight is not None
+    assert eight.adapters == 2 * four.adapters

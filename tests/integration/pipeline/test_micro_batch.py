@@ -16,12 +16,13 @@ from tests.unit.pipeline.kit import RecordingObserver, make_config, run, sums, w
 
 from anneal_pipeline import micro_batch, opening
 from anneal_pipeline.config.pipeline import PipelineConfig
-from anneal_pipeline.errors import DOES_NOT_FIT, UserError
+from anneal_pipeline.errors import DOES_NOT_FIT, StopRequestedError, UserError
 from anneal_pipeline.memory.estimate import planning
 from anneal_pipeline.memory.fit import MARGIN, Setting
 from anneal_pipeline.memory.plan import MemoryPlan
 from anneal_pipeline.memory.room import Room
 from anneal_pipeline.memory.trace import Place
+from anneal_pipeline.memory.trial import full_batch
 from anneal_pipeline.micro_batch import MEASURED_MARGIN, RoomOf
 from anneal_pipeline.observer import EVENT_MEMORY_PLANNED, EVENT_WARNING
 from anneal_pipeline.stages import PipelineResult
@@ -174,6 +175,33 @@ def test_a_pass_that_runs_out_of_memory_is_tried_with_half_the_rows_and_not_agai
         tmp_path, config_of(maxSteps=1), room_of=room_for(2, longest=longest, model_dir=model_dir)
     )
     assert rows_taken(tmp_path) == 1
+
+
+def test_memory_that_runs_out_with_one_row_is_the_users_to_mend(
+    tmp_path: Path, model_dir: Path, start: Start, longest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measuring(monkeypatch, [MemoryError()])
+    tight = room_of_bytes(plan_of(1, longest, model_dir).peak)
+    with pytest.raises(UserError, match="measured pass of 1 row of up to") as refused:
+        start(tmp_path, config_of(), room_of=tight)
+    assert refused.value.reason == DOES_NOT_FIT
+    assert "set training.sequenceLength to" in str(refused.value)
+
+
+def test_the_measured_batch_keeps_packed_rows_apart_by_ids_that_the_model_has() -> None:
+    packed = full_batch(rows=2, length=7, num_ids=5, is_packed=True, device=torch.device("cpu"))
+    assert packed.position_ids is not None
+    assert packed.position_ids.tolist() == [[0, 1, 2, 3, 0, 1, 2]] * 2
+    assert packed.ids.max() == 4
+    assert packed.num_trained_tokens == 2 * 6
+
+
+def test_a_stop_is_looked_for_before_each_plan(
+    tmp_path: Path, start: Start, longest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opening, "_load_model", lambda *given: pytest.fail("went on"))
+    with pytest.raises(StopRequestedError):
+        start(tmp_path, config_of(), observer=Listener(stop_at=0), room_of=room_of_bytes(1 << 40))
 
 
 def test_a_real_pass_is_measured_and_leaves_no_trace_in_what_is_learnt(

@@ -167,10 +167,11 @@ def test_another_number_of_ranks_goes_on_and_is_named(
     assert "worldSize 2 -> 1" in warning
 
 
-def test_ranks_take_the_micro_batch_that_the_first_one_finds(
-    model_dir: Path, tmp_path: Path
+@pytest.mark.parametrize("tight", [0, 1])
+def test_ranks_take_the_micro_batch_of_the_one_with_least_room(
+    model_dir: Path, tmp_path: Path, tight: int
 ) -> None:
-    found = run_ranks(rows_taken, model_dir, meeting=tmp_path / "meeting", count=2)
+    found = run_ranks(rows_taken, model_dir, tight, meeting=tmp_path / "meeting", count=2)
     assert values_of(found) == [1, 1]
 
 
