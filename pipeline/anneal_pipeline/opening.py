@@ -141,6 +141,7 @@ def open_inputs(inputs: Inputs) -> Opened:
     )
     if saved is not None:
         _take_up(opened, saved)
+        opened.state.is_memory_short = micro_batch.is_short
     return opened
 
 

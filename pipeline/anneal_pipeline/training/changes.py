@@ -18,6 +18,7 @@ from anneal_pipeline.checkpoint.store import SavedCheckpoint
 from anneal_pipeline.config.pipeline import MATHEMATICAL_SECTIONS, PipelineConfig
 from anneal_pipeline.config.schema import ConfigError
 from anneal_pipeline.errors import RUN_CHANGED, UserError
+from anneal_pipeline.evaluation.perplexity import RESPONSE_PERPLEXITY
 from anneal_pipeline.training.state import read_config
 
 DATASET_CONTENT = "dataset.content"
@@ -28,6 +29,8 @@ BASE_DIGEST = "baseDigest"
 _EVALUATION = "evaluation"
 _TOLD_ONLY = ("baseline", "metrics", "prompts", "numGenerations", "generalText")
 """Fields of it that change what is reported, and never what is trained."""
+_METRIC = "training.earlyStopping.metric"
+_UNSET = "unset"
 _SHOWN_MAX = 60
 _DIGEST_SHOWN = 12
 
@@ -87,6 +90,14 @@ def refuse_changes(changes: Sequence[Change], *, checkpoint: str, accepted: Sequ
         )
 
 
+def watches_another_metric(changes: Sequence[Change]) -> bool:
+    """Whether the best evaluation so far was judged by what is not watched any more."""
+    return any(
+        change.path == _METRIC and {change.before, change.now} - {_UNSET} != {RESPONSE_PERPLEXITY}
+        for change in changes
+    )
+
+
 def _known(stored: dict[str, Any]) -> dict[str, Any]:
     """The stored configuration with the defaults of fields that came after it."""
     try:
@@ -133,11 +144,11 @@ def _prefixed(versions: Mapping[str, str | None]) -> dict[str, str | None]:
 
 
 def _digest(value: object) -> str:
-    return str(value)[:_DIGEST_SHOWN] if value else "unset"
+    return str(value)[:_DIGEST_SHOWN] if value else _UNSET
 
 
 def _shown(value: object) -> str:
     if value is None:
-        return "unset"
+        return _UNSET
     text = value if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= _SHOWN_MAX else f"{text[: _SHOWN_MAX - 3]}..."

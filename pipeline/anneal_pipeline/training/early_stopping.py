@@ -5,6 +5,7 @@ What was evaluated is in every checkpoint, so a resumed run decides as the unint
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from anneal_pipeline.evaluation.perplexity import TOKEN_ACCURACY
@@ -18,12 +19,16 @@ def gain(metric: str, value: float, *, over: float) -> float:
 
 
 def stale_evaluations(metric: str, values: Sequence[float], *, min_delta: float) -> int:
-    """How many of the last evaluations brought no gain of more than `min_delta`."""
+    """How many of the last evaluations brought no gain of more than `min_delta`.
+
+    What is no number is no gain, and counts only once there was a number to be better than.
+    """
     stale = 0
     best = None
     for value in values:
-        if best is None or gain(metric, value, over=best) > min_delta:
+        is_gain = best is None or gain(metric, value, over=best) > min_delta
+        if is_gain and not math.isnan(value):
             best, stale = value, 0
-        else:
+        elif best is not None:
             stale += 1
     return stale

@@ -35,8 +35,8 @@ def is_due(
     """Whether to evaluate once `step` steps are done.
 
     `last_step` was the last one evaluated (0: none), `values` are those of the watched metric at
-    each evaluation so far. Before the first step never: the adapters add nothing yet, that would
-    measure the base again. After the last step always.
+    each evaluation so far; `fixed` does without. Before the first step never: the adapters add
+    nothing yet, that would measure the base again. After the last step always.
     """
     if step == 0:
         return False

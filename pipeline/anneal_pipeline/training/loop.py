@@ -130,6 +130,7 @@ class Trainer:
             self._write_milestones()
 
     def _begin(self) -> None:
+        self._warn_of_idle_early_stopping()
         self._diagnose(self._doctor.at_start())
         self._started = self.clock()
         self._first_step = self.state.step
@@ -141,10 +142,19 @@ class Trainer:
         if self.ranks.is_first:
             pin_best(self.checkpoints, self.state, metric=self.metric)
 
+    def _warn_of_idle_early_stopping(self) -> None:
+        if self._early is not None and self._judged_since >= self.plan.total_steps:
+            self._tell(
+                EVENT_WARNING,
+                f"training.earlyStopping has no effect: ranks fall until step {self._judged_since} "
+                f"of {self.plan.total_steps}, and no evaluation before counts; lower "
+                "tuning.lora.rankAllocation.endShare, or remove training.earlyStopping",
+            )
+
     def _is_over(self) -> bool:
         if self.state.step >= self.plan.total_steps:
             return True
-        if self._early is None:
+        if self._early is None or self.state.best_value is None:
             return False
         values = self._watched_values(self.metric, since=self._judged_since)
         stale = stale_evaluations(self.metric, values, min_delta=self._early.min_delta)
@@ -198,7 +208,8 @@ class Trainer:
         if outcome.num_trained_tokens:
             self._take(outcome, began=began)
         else:
-            self._recovery.pass_over(self.state, num_sequences=len(sequences))
+            if self._recovery.pass_over(self.state, num_sequences=len(sequences)):
+                self._tell_ranks()
 
     def _gather(self, step: int, sequences: Sequence[tuple[int, ...]]) -> StepOutcome:
         """The gradients of the step, with as many sequences at once as memory holds."""
@@ -290,12 +301,13 @@ class Trainer:
         step, watched = self.state.step, self._watched()
         if watched is None or self.state.evaluated_step == step:
             return True
+        schedule = self.config.evaluation.schedule
         if not is_due(
-            self.config.evaluation.schedule,
+            schedule,
             plan=self.plan,
             step=step,
             last_step=self.state.evaluated_step,
-            values=self._watched_values(self.metric),
+            values=self._watched_values(self.metric) if schedule == "adaptive" else (),
         ):
             return True
         name, split = watched
@@ -330,6 +342,12 @@ class Trainer:
         allocator = self.optimizer.allocator
         return 0 if allocator is None else allocator.schedule.end
 
+    @property
+    def _is_judged(self) -> bool:
+        """Whether the model as it is may be the result; ranks that are late may not have fallen."""
+        allocator = self.optimizer.allocator
+        return allocator is None or allocator.is_settled(self.state.step)
+
     def _watched_values(self, metric: str, *, since: int = 0) -> list[float]:
         """A metric at every evaluation while training, in order, from step `since` on."""
         watched = self._watched()
@@ -337,11 +355,12 @@ class Trainer:
             done.metrics[metric]
             for done in self.state.evaluations
             if watched and done.subject == TUNED and done.split == watched[0] and done.step >= since
+            if metric in done.metrics  # another one may have been watched before a resume
         ]
 
     def _keep_if_best(self, value: float) -> None:
         best = self.state.best_value
-        if self.state.step < self._judged_since:
+        if not self._is_judged:
             return
         if math.isnan(value) or (best is not None and gain(self.metric, value, over=best) <= 0):
             return

@@ -67,11 +67,14 @@ class AdapterOptimizer:
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=compute == torch.float16)
 
     def step(
-        self, path: LogitsPath, batches: Sequence[Batch], *, learning_rate: float
+        self, path: LogitsPath, batches: Sequence[Batch], *, learning_rate: float, step: int
     ) -> StepOutcome:
-        """Train on this rank's micro-batches; ranks of adapters stay as they are."""
+        """Train on this rank's micro-batches as step `step`, unless its loss is no number."""
         outcome = self.gather(path, batches)
-        self.apply(learning_rate, step=None)
+        if outcome.is_finite:
+            self.apply(learning_rate, step=step)
+        else:
+            self.take_back()
         return outcome
 
     def gather(self, path: LogitsPath, batches: Sequence[Batch]) -> StepOutcome:
@@ -117,12 +120,12 @@ class AdapterOptimizer:
             is_finite=math.isfinite(loss) and (math.isfinite(grad_norm) or overflow_is_expected),
         )
 
-    def apply(self, learning_rate: float, *, step: int | None) -> bool:
+    def apply(self, learning_rate: float, *, step: int) -> bool:
         """Move the adapters by the gathered gradients, on every rank; True if ranks settle by that.
 
-        `step`, counted from 1, is what the fall of adapter ranks goes by; None: they stay. A
-        failure on one rank is one on all of them: what is half done is never kept. Memory that runs
-        out is `DoesNotFit`, because fewer rows per pass would not help here.
+        `step`, counted from 1, is what the fall of adapter ranks goes by. A failure on one rank is
+        one on all of them: what is half done is never kept. Memory that runs out is `DoesNotFit`,
+        because fewer rows per pass would not help here.
         """
         for group in self.adamw.param_groups:
             group["lr"] = learning_rate * group[_RATIO]
@@ -135,13 +138,16 @@ class AdapterOptimizer:
                     raise UserError(DOES_NOT_FIT, self._too_little_to_apply()) from error
                 raise
         is_settled = False
-        if self.allocator is not None and step is not None:
+        if self.allocator is not None:
             is_settled = self.allocator.after_update(step, has_moved=self._is_finite)
         self.drop()
         return is_settled
 
     def _too_little_to_apply(self) -> str:
-        ways = ["lower tuning.lora.rank", "give the job more memory"]
+        rank = "tuning.lora.rank"
+        if self.allocator is not None:  # adapters begin with it, where it is set
+            rank = f"{rank} and tuning.lora.rankAllocation.initialRank"
+        ways = [f"lower {rank}", "give the job more memory"]
         if self._config.optimizer != PAGED_8BIT:
             ways.insert(0, f"set training.optimizer to {PAGED_8BIT}")
         return (
@@ -154,6 +160,11 @@ class AdapterOptimizer:
         if self.scaler.is_enabled() and self._has_gradients():
             self.scaler.update()  # it refuses to unscale twice otherwise
         self.drop()
+
+    def pass_over(self, *, step: int) -> bool:
+        """Take back a step that trains nothing; ranks fall all the same: True if they settle."""
+        self.take_back()
+        return self.allocator is not None and self.allocator.after_update(step, has_moved=False)
 
     def _has_gradients(self) -> bool:
         return any(parameter.grad is not None for parameter in self._parameters)

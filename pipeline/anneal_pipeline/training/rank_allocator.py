@@ -79,6 +79,10 @@ class RankAllocator:
     def _num_kept(self) -> int:
         return sum(self.ranks.values())
 
+    def is_settled(self, step: int) -> bool:
+        """Whether ranks are within the budget after `step`, and stay as they are."""
+        return step >= self.schedule.end and self._num_kept == self.schedule.target
+
     def _keep(self, masks: dict[str, torch.Tensor]) -> None:
         self._kept = masks
         self.ranks = {name: int(mask.sum()) for name, mask in masks.items()}
@@ -100,7 +104,8 @@ class RankAllocator:
     def after_update(self, step: int, *, has_moved: bool) -> bool:
         """Learn from the gradients of `step`, and prune; True when ranks are settled by it.
 
-        `has_moved` False: the gradients overflowed, and nothing is learnt from them.
+        `has_moved` False: there were no gradients, or they overflowed; nothing is learnt, but what
+        was learnt before decides.
         """
         schedule, is_settled = self.schedule, False
         if step <= schedule.end or self._importances or self._num_kept > schedule.target:
@@ -108,7 +113,7 @@ class RankAllocator:
                 self._learn()
             if self._importances and schedule.is_due(step, num_kept=self._num_kept):
                 self._decide(schedule.budget(step))
-            is_settled = step >= schedule.end and self._num_kept == schedule.target
+            is_settled = self.is_settled(step)
         if is_settled:
             self._importances = {}
         self._prune()

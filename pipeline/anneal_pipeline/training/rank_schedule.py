@@ -39,7 +39,7 @@ class RankSchedule:
     def is_due(self, step: int, *, num_kept: int) -> bool:
         """Whether ranks are decided after `step`, where `num_kept` are left before it.
 
-        The last decision is made up for where its own step trained nothing.
+        The last decision is made up for where nothing was learnt by its own step.
         """
         if step > self.end:
             return num_kept > self.target

@@ -21,6 +21,7 @@ import torch
 from anneal_pipeline.checkpoint.manifest import order_of
 from anneal_pipeline.checkpoint.store import CheckpointStore, SavedCheckpoint
 from anneal_pipeline.config.pipeline import PipelineConfig
+from anneal_pipeline.config.tuning import LoraConfig
 from anneal_pipeline.data.prepare import PreparedData
 from anneal_pipeline.errors import (
     DOES_NOT_FIT,
@@ -46,6 +47,8 @@ MAX_INTERVENTIONS = 3
 """Halvings of the learning rate: an eighth of it is the least that is tried."""
 SKIPPED_MIN, SKIPPED_SHARE = 8, 0.05
 """Rows that may be left out for themselves: this many or this share, whichever is more."""
+SMALL_RANK = 8
+"""From here down another rank of the adapters hardly changes the memory."""
 NAMED_MAX = 10
 """Rows named in one message."""
 
@@ -145,16 +148,17 @@ class Recovery:
             )
         return self.go_back(state, reason=reason, why=why)
 
-    def pass_over(self, state: RunState, *, num_sequences: int) -> None:
-        """A step without a trained token changes nothing, but it is a step."""
-        self.optimizer.take_back()
+    def pass_over(self, state: RunState, *, num_sequences: int) -> bool:
+        """A step without a trained token moves nothing, but it is a step; True if ranks settle."""
         state.step += 1
+        is_settled = self.optimizer.pass_over(step=state.step)
         self._tell(
             f"Step {state.step} trains nothing: none of its {num_sequences} rows has a token to "
             "train",
             kind="empty",
             step=state.step,
         )
+        return is_settled
 
     def rate(self, state: RunState) -> float:
         """The peak learning rate as it stands."""
@@ -286,6 +290,7 @@ def _keep_what_was_learnt(restored: RunState, state: RunState) -> None:
     restored.skipped_rows = state.skipped_rows
     restored.num_skipped_with_steps = state.num_skipped_with_steps
     restored.micro_batch_size = state.micro_batch_size
+    restored.is_memory_short = state.is_memory_short
     restored.evaluation_batch_size = state.evaluation_batch_size
     restored.told = state.told
     restored.lineage = state.lineage
@@ -310,6 +315,15 @@ def suggest_less_memory(config: PipelineConfig, *, rows: int, length: int) -> st
     ways.append(f"set training.sequenceLength to {max(8, length // 2)}")
     if config.training.optimizer == "adamw":
         ways.append("set training.optimizer to pagedAdamw8bit")
-    if config.tuning.lora.rank > 8:
-        ways.append(f"set tuning.lora.rank to {config.tuning.lora.rank // 2}")
+    if config.tuning.lora.initial_rank > SMALL_RANK:
+        ways.append(_lower_rank(config.tuning.lora))
     return "; or ".join(ways)
+
+
+def _lower_rank(lora: LoraConfig) -> str:
+    """Memory goes by the rank that adapters begin with."""
+    if lora.rank_allocation is None or lora.rank_allocation.initial_rank is None:
+        return f"set tuning.lora.rank to {lora.rank // 2}"
+    lower = lora.initial_rank // 2
+    below = "" if lora.rank < lower else " and tuning.lora.rank below it"
+    return f"set tuning.lora.rankAllocation.initialRank to {lower}{below}"

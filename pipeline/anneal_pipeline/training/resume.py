@@ -22,6 +22,7 @@ from anneal_pipeline.training.changes import (
     Change,
     find_changes,
     refuse_changes,
+    watches_another_metric,
 )
 from anneal_pipeline.training.optimizer import AdapterOptimizer
 from anneal_pipeline.training.ranks import Ranks
@@ -128,6 +129,8 @@ def restore(
     if any(change.path == DATASET_CONTENT for change in changes):
         state.skipped_rows = []  # they were numbers of other rows
         state.num_skipped_with_steps = 0
+    if watches_another_metric(changes):
+        state.best_step = state.best_value = state.best_checkpoint = None
     initial = saved.folder.with_name(INITIAL_NAME)
     shutil.rmtree(initial, ignore_errors=True)
     write_state(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,9 +14,10 @@ from safetensors.torch import load_file
 from tests.integration.pipeline.mishaps import config_of, told
 
 from anneal_pipeline.errors import UserError
+from anneal_pipeline.evaluation.perplexity import Evaluator
 
 
-def watching_config(kit: ModuleType, **early: Any) -> Any:
+def watching_config(kit: ModuleType, *, accept: tuple[str, ...] = (), **early: Any) -> Any:
     return config_of(
         kit,
         dataset={"split": {"train": 0.8, "validation": 0.2}},
@@ -26,7 +28,7 @@ def watching_config(kit: ModuleType, **early: Any) -> Any:
             "earlyStopping": {"patience": 2, **early},
         },
         evaluation={"everySteps": 1},
-        checkpoint={"everySteps": 4, "keep": 1},
+        checkpoint={"everySteps": 4, "keep": 1, "acceptChanges": list(accept)},
     )
 
 
@@ -75,3 +77,41 @@ def test_without_held_out_rows_it_is_refused(
     with pytest.raises(UserError, match=r"none are held out") as caught:
         kit.run(tmp_path, config, model_dir=model_dir, rows=rows)
     assert caught.value.reason == "NothingToWatch"
+
+
+def test_held_out_values_that_are_no_numbers_do_not_end_the_run(
+    kit: ModuleType, model_dir: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics_of = Evaluator._metrics
+
+    def damaged(*arguments: Any, **options: Any) -> Any:
+        found = metrics_of(*arguments, **options)
+        return replace(found, metrics={name: float("nan") for name in found.metrics})
+
+    monkeypatch.setattr(Evaluator, "_metrics", damaged)
+    observer = kit.RecordingObserver()
+    result = kit.run(
+        tmp_path, watching_config(kit), model_dir=model_dir, rows=rows, observer=observer
+    )
+    assert result.step == 12
+    assert told(observer, "early-stop") == []
+    assert not (tmp_path / "checkpoints" / "best.json").exists()
+
+
+def test_another_metric_that_is_accepted_is_judged_by_its_own_values(
+    kit: ModuleType, model_dir: Path, rows: Path, tmp_path: Path
+) -> None:
+    """Earlier evaluations may not have it, and their best is no measure for it."""
+    options = {"model_dir": model_dir, "rows": rows}
+    kit.run(tmp_path, watching_config(kit), observer=kit.RecordingObserver(stop_at=2), **options)
+    other = watching_config(kit, metric="tokenAccuracy", accept=("training.earlyStopping",))
+    # whole-text perplexity is measured from here on only
+    third = watching_config(kit, metric="perplexity", accept=("training.earlyStopping",))
+    for attempt, config in ((2, other), (3, third)):
+        observer = kit.RecordingObserver(stop_at=attempt + 2 if config is other else None)
+        kit.run(tmp_path, config, attempt=attempt, observer=observer, **options)
+        best = json.loads((tmp_path / "checkpoints" / "best.json").read_text())
+        metric = config.training.early_stopping.metric
+        values = {e.step: e.metrics[metric] for e in observer.evaluations if e.step}
+        assert best["metric"] == metric
+        assert values[best["step"]] == best["value"]

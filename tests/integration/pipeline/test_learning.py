@@ -157,7 +157,7 @@ def test_lora_plus_moves_b_by_the_ratio_and_saved_moments_go_back_to_their_owner
     make = partial(AdapterOptimizer, config, model=tuned.model, compute=torch.float32, ranks=ALONE)
     optimizer = make()
     start = {name: p.detach().clone() for name, p in adapters.items()}
-    optimizer.step(path, [batch], learning_rate=1e-3)
+    optimizer.step(path, [batch], learning_rate=1e-3, step=1)
     for name, parameter in adapters.items():
         moved = (parameter.detach() - start[name]).abs()
         want = 1e-3 * (ratio or 1.0 if "lora_B" in name else 1.0)
@@ -176,9 +176,29 @@ def test_lora_plus_moves_b_by_the_ratio_and_saved_moments_go_back_to_their_owner
     for attempt in (optimizer, make()):
         load_weights(folder, adapters)
         load_moments(folder, adapters, attempt.adamw)
-        attempt.step(path, [batch], learning_rate=1e-3)
+        attempt.step(path, [batch], learning_rate=1e-3, step=2)
         results.append({name: p.detach().clone() for name, p in adapters.items()})
     assert [n for n in results[0] if not torch.equal(results[0][n], results[1][n])] == []
+
+
+def test_a_step_that_is_no_number_moves_nothing(
+    tuned: TunedModel,
+    adapters: dict[str, torch.nn.Parameter],
+    split: PreparedSplit,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    batch = collate(split, range(NUM_ROWS), pad_id=0, train_all=False)
+    optimizer = AdapterOptimizer(
+        TrainingConfig(), model=tuned.model, compute=torch.float32, ranks=ALONE
+    )
+    first = next(iter(adapters.values()))
+    monkeypatch.setattr(first, "data", first.detach().clone().fill_(float("nan")))
+    start = {name: p.detach().clone() for name, p in adapters.items()}
+    outcome = optimizer.step(LogitsPath(tuned.model), [batch], learning_rate=1e-3, step=1)
+    assert not outcome.is_finite
+    for name, parameter in adapters.items():
+        torch.testing.assert_close(parameter, start[name], rtol=0, atol=0, equal_nan=True)
+        assert parameter.grad is None
 
 
 def test_weight_decay_takes_its_share_of_the_rate_from_every_weight(
@@ -193,7 +213,7 @@ def test_weight_decay_takes_its_share_of_the_rate_from_every_weight(
         for name, parameter in adapters.items():
             parameter.data.copy_(start[name])
         optimizer = AdapterOptimizer(config, model=tuned.model, compute=torch.float32, ranks=ALONE)
-        optimizer.step(path, [batch], learning_rate=rate)
+        optimizer.step(path, [batch], learning_rate=rate, step=1)
         after.append({name: p.detach().clone() for name, p in adapters.items()})
     whole, decayed = after
     for name, weight in start.items():

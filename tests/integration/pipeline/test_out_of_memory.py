@@ -66,11 +66,17 @@ def test_memory_for_the_moments_is_asked_for_before_a_step_is_taken(
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "advice"),
+    ("optimizer", "lora", "advice"),
     [
-        ("adamw", "set training.optimizer to pagedAdamw8bit; or lower tuning.lora.rank"),
-        ("pagedAdamw8bit", "lower tuning.lora.rank"),
+        ("adamw", {}, "set training.optimizer to pagedAdamw8bit; or lower tuning.lora.rank;"),
+        ("pagedAdamw8bit", {}, "lower tuning.lora.rank;"),
+        (
+            "adamw",
+            {"rankAllocation": {}},
+            "lower tuning.lora.rank and tuning.lora.rankAllocation.initialRank;",
+        ),
     ],
+    ids=["adamw", "8 bits", "ranks that fall"],
 )
 def test_a_step_that_is_half_taken_is_not_kept(
     kit: ModuleType,
@@ -79,6 +85,7 @@ def test_a_step_that_is_half_taken_is_not_kept(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     optimizer: str,
+    lora: dict[str, Any],
     advice: str,
 ) -> None:
     def failing(self: torch.optim.Optimizer, closure: object = None) -> None:
@@ -87,7 +94,12 @@ def test_a_step_that_is_half_taken_is_not_kept(
             torch.empty(1 << 50)
         step(self)
 
-    config = config_of(kit, training={"optimizer": optimizer}, checkpoint={"everySteps": 1})
+    config = config_of(
+        kit,
+        tuning={"method": "lora", "lora": {"rank": 4, **lora}},
+        training={"optimizer": optimizer},
+        checkpoint={"everySteps": 1},
+    )
     kind = bitsandbytes.optim.AdamW8bit if optimizer == "pagedAdamw8bit" else torch.optim.AdamW
     step = kind.step
     monkeypatch.setattr(kind, "step", failing)

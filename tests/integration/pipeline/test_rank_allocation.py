@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from tests.integration.pipeline.mishaps import scale_adapters
+from tests.integration.pipeline.mishaps import scale_adapters, told
 from tests.integration.pipeline.processes import run_ranks, values_of
 from tests.integration.pipeline.rank_tasks import train
 from transformers import AutoModelForCausalLM
@@ -27,6 +28,7 @@ from anneal_pipeline.training.loss import LogitsPath
 from anneal_pipeline.training.optimizer import AdapterOptimizer
 from anneal_pipeline.training.rank_allocator import RankAllocator, make_allocator
 from anneal_pipeline.training.ranks import Ranks
+from anneal_pipeline.training.sequences import StepSequences
 
 CPU = torch.device("cpu")
 IDS = torch.randint(4, 300, (2, 16), generator=torch.Generator().manual_seed(1))
@@ -131,8 +133,7 @@ def train_steps(tuned: TunedModel, config: PipelineConfig, *, steps: int) -> Ran
     path = LogitsPath(tuned.model)
     batch = Batch(ids=IDS, attention_mask=torch.ones_like(IDS), labels=IDS)
     for step in range(1, steps + 1):
-        optimizer.gather(path, [batch])
-        optimizer.apply(0.02, step=step)
+        optimizer.step(path, [batch], learning_rate=0.02, step=step)
     return allocator
 
 
@@ -256,6 +257,76 @@ def test_evaluations_before_the_ranks_are_settled_do_not_count(
     best = json.loads((tmp_path / "checkpoints" / "best.json").read_text())
     assert best["step"] >= settled
     assert sum(ranks_of(done.adapter_dir).values()) == RANK * NUM_ADAPTERS
+
+
+@pytest.fixture
+def empty_steps(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Lets steps, counted from 1, have nothing to train."""
+    of_step = StepSequences.of_step
+
+    def leave_out(*steps: int) -> None:
+        def emptied(self: StepSequences, step: int, **options: Any) -> Any:
+            return [] if step + 1 in steps else of_step(self, step, **options)
+
+        monkeypatch.setattr(StepSequences, "of_step", emptied)
+
+    return leave_out
+
+
+def test_ranks_fall_to_the_budget_also_where_the_last_step_trains_nothing(
+    kit: ModuleType, tmp_path: Path, folder: Path, rows: Path, empty_steps: Callable[..., None]
+) -> None:
+    empty_steps(STEPS)
+    observer = kit.RecordingObserver()
+    allocation = {"startShare": 0.2, "endShare": 1.0, "everySteps": 5}
+    config = config_of(kit, tuning={"lora": {"rankAllocation": allocation}})
+    done = kit.run(tmp_path, config, model_dir=folder, rows=rows, observer=observer)
+    assert done.step == STEPS
+    assert observer.steps[-1].step == STEPS - 1
+    assert observer.steps[-1].mean_rank > RANK
+    [settled] = told(observer, "ranks-settled")
+    assert settled.startswith(f"Ranks are settled at step {STEPS}: 4.0 on average")
+    assert sum(ranks_of(done.adapter_dir).values()) == RANK * NUM_ADAPTERS
+
+
+def test_what_has_more_ranks_than_the_budget_is_not_the_best_where_they_fall_late(
+    kit: ModuleType, tmp_path: Path, folder: Path, rows: Path, empty_steps: Callable[..., None]
+) -> None:
+    """Without a single step that was trained nothing is known to decide by."""
+    empty_steps(*range(1, END + 1))
+    observer = kit.RecordingObserver()
+    config = config_of(
+        kit,
+        dataset={"split": {"train": 0.8, "validation": 0.2}},
+        evaluation={"everySteps": 1},
+        export={"verify": False},
+    )
+    kit.run(tmp_path, config, model_dir=folder, rows=rows, observer=observer)
+    assert [report.mean_rank for report in observer.steps] == [RANK, RANK]
+    best = [report.step for report in observer.checkpoints if report.cause == "best"]
+    assert best
+    assert min(best) == END + 1
+
+
+@pytest.mark.parametrize(("end_share", "is_warned"), [(1.0, True), (0.9, True), (0.75, False)])
+def test_early_stopping_that_no_evaluation_can_set_off_is_told(
+    kit: ModuleType, tmp_path: Path, folder: Path, rows: Path, end_share: float, is_warned: bool
+) -> None:
+    """0.9 of so few steps is the last one too."""
+    observer = kit.RecordingObserver()
+    config = config_of(
+        kit,
+        dataset={"split": {"train": 0.8, "validation": 0.2}},
+        tuning={"lora": {"rankAllocation": {"endShare": end_share}}},
+        training={"maxSteps": 4, "earlyStopping": {}},
+        evaluation={"baseline": False},
+        export={"verify": False},
+    )
+    kit.run(tmp_path, config, model_dir=folder, rows=rows, observer=observer)
+    warned = [text for text in told(observer, "warning") if "earlyStopping" in text]
+    assert len(warned) == is_warned
+    if is_warned:
+        assert "ranks fall until step 4 of 4" in warned[0]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,10 @@ from anneal_pipeline.config.pipeline import PipelineConfig
 from anneal_pipeline.training.recovery import suggest_less_memory
 
 
+def falling(*, rank: int, **allocation: int) -> dict[str, Any]:
+    return {"tuning": {"lora": {"rank": rank, "rankAllocation": allocation}}}
+
+
 def suggested(**sections: dict[str, Any]) -> str:
     data = {"model": {"uri": "models/tiny"}, "dataset": {"uri": "rows.jsonl"}, **sections}
     return suggest_less_memory(PipelineConfig.parse(data), rows=1, length=512)
@@ -33,6 +37,22 @@ def suggested(**sections: dict[str, Any]) -> str:
         ),
         pytest.param(
             {"tuning": {"method": "lora"}}, "tuning.method to qlora", "doubleQuant", id="no 4 bits"
+        ),
+        pytest.param({}, "tuning.lora.rank to 8", "initialRank", id="ranks that stay"),
+        pytest.param(
+            falling(rank=16), "tuning.lora.rank to 8", "initialRank", id="begins by the rank"
+        ),
+        pytest.param(
+            falling(rank=8, initialRank=64),
+            "tuning.lora.rankAllocation.initialRank to 32",
+            "tuning.lora.rank ",
+            id="begins with a rank of its own",
+        ),
+        pytest.param(
+            falling(rank=40, initialRank=64),
+            "tuning.lora.rankAllocation.initialRank to 32 and tuning.lora.rank below it",
+            "tuning.lora.rank to",
+            id="which stays above the average",
         ),
     ],
 )

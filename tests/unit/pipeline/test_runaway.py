@@ -15,6 +15,7 @@ from anneal_pipeline.training.runaway import (
 )
 
 LOW = [2.0] * 20
+NAN = float("nan")
 
 
 @pytest.mark.parametrize(
@@ -61,6 +62,9 @@ def test_flat_is_no_fall_over_many_steps() -> None:
         ([3.0, 3.1, 2.9, 3.0], 0.0, 1),
         ([3.0, 2.9, 2.8, 2.7], 0.25, 0),
         ([3.0, 2.9, 2.8], 0.25, 2),
+        ([NAN, 3.0, 2.9], 0.0, 0),
+        ([NAN, 3.0, NAN, 3.0], 0.0, 2),
+        ([NAN, NAN, NAN], 0.0, 0),
     ],
     ids=str,
 )
@@ -74,4 +78,4 @@ def test_accuracy_is_better_when_higher() -> None:
     assert gain("tokenAccuracy", 0.9, over=0.8) == pytest.approx(0.1)
     assert gain("perplexity", 0.9, over=0.8) == pytest.approx(-0.1)
     assert stale_evaluations("tokenAccuracy", [0.5, 0.4, 0.6], min_delta=0.0) == 0
-    assert stale_evaluations("perplexity", [3.0, float("nan"), float("nan")], min_delta=0.0) == 2
+    assert stale_evaluations("perplexity", [3.0, NAN, NAN], min_delta=0.0) == 2
