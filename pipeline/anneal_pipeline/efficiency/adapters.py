@@ -47,8 +47,8 @@ class Adapter:
         """What is trained of it: both factors, with DoRA the magnitudes, and strengths."""
         parts = (self.layer.lora_A, self.layer.lora_B, self.layer.lora_magnitude_vector)
         held = [part[TRAINED].weight for part in parts if TRAINED in part]
-        first = self.layer.lora_A[TRAINED] if TRAINED in self.layer.lora_A else None
-        held += [first.strengths] if isinstance(first, StrengthLinear) else []
+        firsts = [self.layer.lora_A[TRAINED]] if TRAINED in self.layer.lora_A else []
+        held += [first.strengths for first in firsts if isinstance(first, StrengthLinear)]
         return tuple(parameter for parameter in held if parameter.requires_grad)
 
     def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
