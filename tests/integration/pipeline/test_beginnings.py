@@ -56,6 +56,14 @@ def load(kit: ModuleType, folder: Path, method: str, name: str, **lora: Any) -> 
     return load_tuned_model(config_of(kit, method, name, **lora), folder=folder, device=CPU)
 
 
+def test_the_size_of_the_base_is_that_without_its_adapters(kit: ModuleType, folder: Path) -> None:
+    tuned = load(kit, folder, "lora", "pissa")
+    base = base_of(folder, "lora")
+    assert tuned.num_base == sum(p.numel() for p in base.parameters())
+    assert tuned.base_bytes == sum(p.nbytes for p in base.parameters())
+    assert tuned.compression == 0.5, "fp32 over 16 bits"
+
+
 def train_a_little(tuned: TunedModel) -> None:
     sgd = torch.optim.SGD(trainable_parameters(tuned.model).values(), lr=0.05)
     path = LogitsPath(tuned.model)

@@ -199,6 +199,7 @@ def test_the_section_has_numbers_names_and_recommendations_in_every_form() -> No
         "Parameters, base",
         "Memory beside the base",
         "Full fine-tuning",
+        "moments in 16 bits, 8 bytes a parameter",
         "0.0002 at its peak, times the adapters' scale 2: 0.0004 in effect",
         "Less than half of the directions in use",
         "model.layers.3.down_proj",
