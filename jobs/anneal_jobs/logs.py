@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from anneal_jobs.redaction import redact
+from anneal_pipeline.checkpoint.store import BlobFolder
 
 _FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 _QUIET = ("urllib3", "botocore", "boto3", "s3transfer", "httpx", "httpcore", "filelock", "alembic")
@@ -48,11 +50,30 @@ def tail_of(path: Path) -> bytes:
     return rest if begin and has_end else data
 
 
-def shown(path: Path) -> bytes:
-    """What of a log file people get to see, with secrets masked.
+def is_kept_whole(path: Path) -> bool:
+    """True for what programs read: a log of events without its first ones tells a wrong story.
 
-    Libraries print past our own handlers, so that the file itself has them still. What programs
-    read is whole: a log of events without its first ones tells a wrong story.
+    Its lines are masked as they are written, and there may be more of them than memory holds.
     """
-    data = path.read_bytes() if path.suffix == _FOR_PROGRAMS else tail_of(path)
-    return redact(data.decode("utf-8", "replace")).encode()
+    return path.suffix == _FOR_PROGRAMS
+
+
+def shown(path: Path) -> bytes:
+    """What of a log for people they get to see: its end, with secrets masked.
+
+    Libraries print past our own handlers, so that the file itself has them still.
+    """
+    return redact(tail_of(path).decode("utf-8", "replace")).encode()
+
+
+def in_order(paths: Iterable[Path]) -> list[Path]:
+    """Logs by name, those that are kept whole last: time may end before they are through."""
+    return sorted(paths, key=lambda path: (is_kept_whole(path), path.name))
+
+
+def store_log(path: Path, folder: BlobFolder, *, name: str) -> None:
+    """Put a log into `folder`: of one for people the end, of one for programs the file as it is."""
+    if is_kept_whole(path):
+        folder.upload(path, name)
+    else:
+        folder.write(name, shown(path))

@@ -23,7 +23,7 @@ from anneal_jobs.errors import (
     JobsError,
 )
 from anneal_jobs.inputs import check_inputs
-from anneal_jobs.logs import log_to, shown
+from anneal_jobs.logs import in_order, log_to, store_log
 from anneal_jobs.outcome import outcome_of_error, write_termination_log
 from anneal_jobs.progress import ProgressServer, send_outcome
 from anneal_jobs.stop import StopRequest
@@ -141,8 +141,8 @@ def keep_logs(attempt: Attempt, outcome: Outcome) -> None:
         folder = open_folder(parse_uri(attempt.config.output_uri), s3_settings_of(attempt.config))
         data = outcome.model_dump_json(exclude_none=True, indent=2).encode()
         folder.write(f"{name}/outcome.json", data)
-        for file_name, text in attempt_logs(attempt).items():
-            folder.write(f"{name}/{file_name}", text)
+        for path in attempt_logs(attempt):
+            store_log(path, folder, name=f"{name}/{path.name}")
     except (UserError, OSError) as error:
         log.warning("the logs could not be stored: %s", error)
 
@@ -165,12 +165,9 @@ def show_logs(attempt: Attempt, *, within_seconds: float) -> None:
     )
 
 
-def attempt_logs(attempt: Attempt) -> dict[str, bytes]:
-    """The log files by name, of long ones the end, with secrets masked."""
-    paths = [
-        path for path in sorted(attempt.folders.logs.iterdir()) if path.suffix in _LOG_SUFFIXES
-    ]
-    return {path.name: shown(path) for path in paths}
+def attempt_logs(attempt: Attempt) -> list[Path]:
+    files = attempt.folders.logs.iterdir()
+    return in_order(path for path in files if path.suffix in _LOG_SUFFIXES)
 
 
 def logs_folder(attempt: Attempt) -> str:

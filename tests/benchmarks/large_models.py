@@ -23,12 +23,11 @@ import torch
 from transformers import LlamaConfig
 
 from anneal_pipeline.config.pipeline import PipelineConfig
+from anneal_pipeline.efficiency.inventory import FULL_TUNING_BYTES
 from anneal_pipeline.memory.plan import MemoryPlan
 from anneal_pipeline.memory.trace import Place, Planner, make_planner
 
 GIB = 1 << 30
-FULL_BYTES = 8
-"""For each parameter under full fine-tuning in 16 bits."""
 ON_GPU = Place(compute=torch.bfloat16, in_4_bit=True, on_gpu=True)
 LENGTHS = (512, 2048)
 LIMITS = {"7B": 16 * GIB, "13B": 24 * GIB, "30B": 64 * GIB}
@@ -92,7 +91,7 @@ def loaded_bytes(plan: MemoryPlan) -> int:
 
 
 def row_of(name: str, *, length: int, plan: MemoryPlan, sizes: Sizes) -> str:
-    full = FULL_BYTES * sizes.base
+    full = FULL_TUNING_BYTES * sizes.base
     return (
         f"| {name} | {sizes.base / 1e9:.2f} | {sizes.trainable / sizes.base:.2%} | "
         f"{loaded_bytes(plan) / GIB:.2f} | 1 x {length} | {plan.peak / GIB:.2f} | "

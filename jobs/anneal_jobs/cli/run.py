@@ -6,7 +6,7 @@ import contextlib
 import json
 import logging
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -30,7 +30,7 @@ from anneal_jobs.errors import TRACKING_FAILED, InfrastructureError, JobsError
 from anneal_jobs.event_log import EVENTS_NAME
 from anneal_jobs.execution import Reporting, run_first_rank
 from anneal_jobs.inputs import CONFIG_NAME
-from anneal_jobs.logs import log_to, shown
+from anneal_jobs.logs import log_to, store_log
 from anneal_jobs.outcome import outcome_of_error
 from anneal_jobs.run_state import RunState
 from anneal_jobs.storage.access import s3_settings_of
@@ -104,7 +104,7 @@ def run_job(job: JobFile, options: LocalOptions) -> int:
     log_to(log_path, with_console=False)
     logging.captureWarnings(capture=True)
     outcome = _train(attempt, client)
-    logs = {path.name: shown(path) for path in log_paths if path.exists()}
+    logs = [path for path in log_paths if path.exists()]
     _keep(folder, config, outcome, number=number, logs=logs)
     send_logs(
         client,
@@ -209,15 +209,15 @@ def _keep(
     outcome: Outcome,
     *,
     number: int,
-    logs: Mapping[str, bytes],
+    logs: Sequence[Path],
 ) -> None:
     """Leave outcome and logs in the output folder, as a pod does, and what the file asked for."""
     name = attempt_folder(number)
     asked = json.dumps(config.pipeline.to_data(), indent=2)
     try:
         folder.write(f"{name}/{CONFIG_NAME}", asked.encode())
-        for log_name, text in logs.items():
-            folder.write(f"{name}/{log_name}", text)
+        for path in logs:
+            store_log(path, folder, name=f"{name}/{path.name}")
         data = outcome.model_dump_json(exclude_none=True, indent=2)
         folder.write(f"{name}/outcome.json", data.encode())
     except (PipelineError, OSError) as error:

@@ -21,10 +21,11 @@ log = logging.getLogger(__name__)
 
 CHECKPOINTS_NAME = "checkpoints"
 LOGS_NAME = "logs"
+MILESTONES_NAME = "milestones"
 ARTEFACTS_NAME = "artifacts"
 _MARKS = (MANIFEST_NAME, "report.json")
 """Files whose presence says that the rest of their folder is complete: stored last."""
-_NOT_RESTORED = (CHECKPOINTS_NAME, LOGS_NAME)
+_NOT_RESTORED = (CHECKPOINTS_NAME, LOGS_NAME, MILESTONES_NAME)
 _TRIES = 4
 _PAUSE_SECONDS = 5.0
 
@@ -65,7 +66,8 @@ class OutputUploader:
     def give_up_after(self, seconds: float) -> None:
         """Store what is queued as far as the time goes; an attempt that stops must end.
 
-        The next attempt makes and stores again what is missing, except for milestones.
+        The next attempt makes and stores again what is missing, but no milestone from before the
+        step that it goes on from.
         """
         self._queue.put(None)
         self._thread.join(seconds)
@@ -116,9 +118,10 @@ def files_below(path: Path) -> list[Path]:
 def restore_workspace(folder: BlobFolder, workspace: Path, *, on_bytes: OnBytes) -> int:
     """Fetch what earlier attempts have finished, so that their stages are not run again.
 
-    Returns the number of files. Checkpoints are the store's own business, logs nobody's. How much
-    there is in all is not known before: `on_bytes` hears 0 of it. What it raises ends the copy; the
-    marks come last here too, so that no folder looks whole that is not.
+    Returns the number of files. Checkpoints are the store's own business; logs and milestones are
+    for people, and no attempt reads those of another. How much there is in all is not known
+    before: `on_bytes` hears 0 of it. What it raises ends the copy; the marks come last here too, so
+    that no folder looks whole that is not.
     """
     names = [name for name in folder.list_names() if name.split("/", 1)[0] not in _NOT_RESTORED]
     done = 0

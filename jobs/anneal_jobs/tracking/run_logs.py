@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from anneal_jobs.logs import is_kept_whole, shown
 from anneal_jobs.tracking.connection import UnreachableError, tell_outage_apart
 
 log = logging.getLogger(__name__)
@@ -19,23 +20,26 @@ log = logging.getLogger(__name__)
 def send_logs(
     client: MlflowClient,
     run_id: str,
-    logs: Mapping[str, bytes],
+    logs: Sequence[Path],
     *,
     folder: str,
     within_seconds: float,
 ) -> bool:
-    """Upload files by name below `folder`; False, and a warning, where MLflow does not take them.
+    """Upload logs below `folder`; False, and a warning, where MLflow does not take them.
 
-    Gives up after `within_seconds`: the process may have little time left.
+    Those that are kept whole go last and from the disk. Gives up after `within_seconds`: the
+    process may have little time left.
     """
     sent = threading.Event()
 
     def send() -> None:
         try:
             with tempfile.TemporaryDirectory() as scratch, tell_outage_apart():
-                for name, data in logs.items():
-                    (Path(scratch) / name).write_bytes(data)
+                for path in (path for path in logs if not is_kept_whole(path)):
+                    (Path(scratch) / path.name).write_bytes(shown(path))
                 client.log_artifacts(run_id, scratch, folder)
+                for path in filter(is_kept_whole, logs):
+                    client.log_artifact(run_id, str(path), folder)
             sent.set()
         except (UnreachableError, MlflowException, OSError) as error:
             log.warning("MLflow did not take the logs: %s", str(error)[:300])

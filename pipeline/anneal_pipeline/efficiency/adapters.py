@@ -53,7 +53,7 @@ class Adapter:
 
     def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
         """B (experts, out, directions) and A (experts, directions, in) of what it adds, unscaled,
-        in fp64.
+        in fp64 on the CPU, where they take no memory that training holds.
 
         Directions are its rank; twice that where a second adapter takes off what it began at.
         """
@@ -67,7 +67,7 @@ class Adapter:
         if isinstance(first, StrengthLinear):
             left = first.strengths.detach().flatten().abs().topk(self.rank).indices
             b, a = b[:, left], first.folded()[left]
-        b, a = b.detach().double(), a.detach().double()
+        b, a = b.detach().cpu().double(), a.detach().cpu().double()
         # PEFT lays the experts of B side by side within each direction, and those of A in rows.
         stacked_b = b.reshape(b.shape[0], -1, self.num_experts).permute(2, 0, 1)
         return stacked_b, a.reshape(self.num_experts, -1, a.shape[-1])

@@ -99,6 +99,6 @@ def _add(sums: Sequence[float] | None, sample: float) -> list[float]:
 
 
 def weight_magnitude(parameters: Sequence[torch.nn.Parameter]) -> float:
-    """Root mean square over all numbers."""
-    squares = sum(float(p.detach().double().square().sum()) for p in parameters)
+    """Root mean square over all numbers, computed on the CPU."""
+    squares = sum(float(p.detach().cpu().double().square().sum()) for p in parameters)
     return math.sqrt(squares / sum(p.numel() for p in parameters))

@@ -6,16 +6,17 @@ step needs beside it is in the memory plan.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from peft import PeftModel
 
 from anneal_pipeline.memory.plan import moments_bytes
-from anneal_pipeline.model.adapters import trainable_parameters
-from anneal_pipeline.model.advice import BYTES_PER_TRAINED
+from anneal_pipeline.model.adapters import bytes_of, count_of, trainable_parameters
 
+FULL_TUNING_BYTES = 8
+"""A parameter under full fine-tuning: weight, gradient and the two moments of AdamW in 16 bits, the
+least of what the specification names. In 32 bits it is twice that."""
 BASE, ADAPTERS, OTHER = "base", "adapters", "other"
 EMBEDDINGS, TRANSFORMER, HEAD = "embeddings", "transformer", "output head"
 _FACTORS = {
@@ -85,8 +86,8 @@ class Inventory:
 
     @property
     def full_tuning_bytes(self) -> int:
-        """What full fine-tuning holds: each number of the base in fp32, gradient and moments."""
-        return self.group(BASE).total * BYTES_PER_TRAINED
+        """What full fine-tuning of the base holds at the least."""
+        return self.group(BASE).total * FULL_TUNING_BYTES
 
     def to_data(self) -> dict[str, object]:
         return {
@@ -108,9 +109,9 @@ def take_inventory(model: PeftModel, *, moments_in_8_bits: bool) -> Inventory:
     names = _names_of_tables(model)
     for name, parameter in model.named_parameters():
         place = _place(name, tables=names.get(id(parameter)))
-        count = _count(parameter)
+        count = count_of(parameter)
         trained = count if parameter.requires_grad else 0
-        found.setdefault(place, []).append((count, trained, _bytes(parameter)))
+        found.setdefault(place, []).append((count, trained, bytes_of(parameter)))
     trainable = list(trainable_parameters(model).values())
     return Inventory(
         parts=tuple(
@@ -152,23 +153,3 @@ def _place(name: str, *, tables: str | None) -> tuple[str, str]:
 def _order(place: tuple[str, str]) -> int:
     names = (EMBEDDINGS, TRANSFORMER, HEAD, *_FACTORS.values(), *_COPIES.values())
     return names.index(place[1])
-
-
-def _count(parameter: torch.nn.Parameter) -> int:
-    state = getattr(parameter, "quant_state", None)
-    return int(state.shape.numel()) if state is not None else parameter.numel()
-
-
-def _bytes(parameter: torch.nn.Parameter) -> int:
-    held = [parameter.data, *_constants(getattr(parameter, "quant_state", None))]
-    return sum(tensor.numel() * tensor.element_size() for tensor in held)
-
-
-def _constants(state: object) -> Iterator[torch.Tensor]:
-    """The tensors of a 4-bit weight's state, and of the state of its own quantised constants."""
-    if state is None:
-        return
-    for value in vars(state).values():
-        if isinstance(value, torch.Tensor):
-            yield value
-    yield from _constants(getattr(state, "state2", None))

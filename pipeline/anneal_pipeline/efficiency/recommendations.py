@@ -2,7 +2,8 @@
 
 Every rule needs a number of the run; where the numbers are usual nothing is said. The bands are
 those of the specification: 70 to 95 % of the rank in use, a trainable share under 2 %, memory
-beside the base under 20 %. Nothing here changes a run.
+beside the base under 20 %. Where ranks are allocated, `rank` is a budget and `rankPattern` is
+excluded, so that nothing is said of either. Nothing here changes a run.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ def recommendations(
 ) -> Iterator[str]:
     """`loss_change` is that of the held-out loss from base to tuned: -0.2 is a fall by 20 %."""
     lora = config.tuning.lora
-    yield from _of_rank(use, lora, loss_change=loss_change)
-    yield from _of_targets(use)
+    if lora.rank_allocation is None:
+        yield from _of_rank(use, lora, loss_change=loss_change)
+    yield from _of_targets(use, lora)
     yield from _of_alpha(use, config)
     yield from _of_memory(use, config)
 
@@ -80,7 +82,7 @@ def _rank_for(modules: Sequence[ModuleUse], rank: int) -> int | None:
     return smaller if smaller < rank else None
 
 
-def _of_targets(use: AdapterUse) -> Iterator[str]:
+def _of_targets(use: AdapterUse, lora: LoraConfig) -> Iterator[str]:
     idle = {module.name for module in use.idle}
     if not idle or len(idle) == len(use.modules):
         return
@@ -96,7 +98,7 @@ def _of_targets(use: AdapterUse) -> Iterator[str]:
             f"usual): leave them out with tuning.lora.targetModules [{', '.join(others)}]"
         )
     single = [m.name for m in use.modules if m.name in idle and m.kind not in whole]
-    if single:
+    if single and lora.rank_allocation is None:
         more = f" and {len(single) - NAMED_MAX} more" if len(single) > NAMED_MAX else ""
         yield (
             f"{len(single)} of {len(use.modules)} adapters hardly learn ({kinds(single)}): "

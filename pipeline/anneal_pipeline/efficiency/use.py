@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean, median
 from typing import Any
@@ -14,6 +14,7 @@ from anneal_pipeline.efficiency.adapters import list_adapters
 from anneal_pipeline.efficiency.effective_rank import RankUse, rank_use
 from anneal_pipeline.efficiency.gradients import GradientStatistics, Sums, weight_magnitude
 from anneal_pipeline.efficiency.inventory import Inventory, take_inventory
+from anneal_pipeline.model.beginning import OnLayer, untold
 
 SHARE_MIN = 0.5
 """Of an adapter's directions; 70 to 95 % in use are usual."""
@@ -152,20 +153,19 @@ def _module_data(module: ModuleUse) -> dict[str, Any]:
 
 
 def measure_use(
-    model: PeftModel, config: PipelineConfig, *, gradients: Sums, num_clipped: int
+    model: PeftModel,
+    config: PipelineConfig,
+    *,
+    gradients: Sums,
+    num_clipped: int,
+    on_adapter: OnLayer = untold,
 ) -> AdapterUse:
-    """Of the weights as they are now; `gradients` are the sums of the run."""
-    modules = tuple(
-        ModuleUse(
-            name=adapter.name,
-            kind=adapter.kind,
-            rank=adapter.rank,
-            use=rank_use(adapter),
-            gradient=GradientStatistics.of([gradients.get(adapter.name, [0.0])]),
-            weight=weight_magnitude(adapter.parameters),
-        )
-        for adapter in list_adapters(model)
-    )
+    """Of the weights as they are now; `gradients` are the sums of the run.
+
+    `on_adapter` is told of each one that is measured, and ends the work by raising. RuntimeError
+    (torch.linalg.LinAlgError is one) and MemoryError come from adapters that cannot be measured.
+    """
+    modules = tuple(_measure_modules(model, gradients, on_adapter=on_adapter))
     lora, training = config.tuning.lora, config.training
     return AdapterUse(
         inventory=take_inventory(model, moments_in_8_bits=training.optimizer == "pagedAdamw8bit"),
@@ -176,6 +176,22 @@ def measure_use(
         modules=modules,
         kinds=_kinds(modules, gradients),
     )
+
+
+def _measure_modules(
+    model: PeftModel, gradients: Sums, *, on_adapter: OnLayer
+) -> Iterator[ModuleUse]:
+    adapters = list_adapters(model)
+    for done, adapter in enumerate(adapters, start=1):
+        yield ModuleUse(
+            name=adapter.name,
+            kind=adapter.kind,
+            rank=adapter.rank,
+            use=rank_use(adapter),
+            gradient=GradientStatistics.of([gradients.get(adapter.name, [0.0])]),
+            weight=weight_magnitude(adapter.parameters),
+        )
+        on_adapter(done, len(adapters))
 
 
 def _kinds(modules: Sequence[ModuleUse], gradients: Sums) -> tuple[KindUse, ...]:

@@ -9,7 +9,13 @@ from typing import Any
 
 from anneal_pipeline.config.pipeline import PipelineConfig
 from anneal_pipeline.efficiency.gradients import GradientStatistics
-from anneal_pipeline.efficiency.inventory import ADAPTERS, BASE, OTHER, Inventory
+from anneal_pipeline.efficiency.inventory import (
+    ADAPTERS,
+    BASE,
+    FULL_TUNING_BYTES,
+    OTHER,
+    Inventory,
+)
 from anneal_pipeline.efficiency.recommendations import recommendations
 from anneal_pipeline.efficiency.use import AdapterUse, KindUse, ModuleUse
 from anneal_pipeline.memory.plan import size_text
@@ -105,9 +111,9 @@ def _memory(inventory: Inventory) -> str:
 def _full_tuning(inventory: Inventory) -> str:
     here = inventory.group(BASE).num_bytes + inventory.added_bytes
     return (
-        f"would hold {size_text(inventory.full_tuning_bytes)} (weights, gradients and moments in "
-        f"fp32), this run {size_text(here)} ({here / inventory.full_tuning_bytes:.1%}), both "
-        "without activations"
+        f"would hold {size_text(inventory.full_tuning_bytes)} at the least (weights, gradients and "
+        f"moments in 16 bits, {FULL_TUNING_BYTES} bytes a parameter), this run {size_text(here)} "
+        f"({here / inventory.full_tuning_bytes:.1%}), both without activations"
     )
 
 

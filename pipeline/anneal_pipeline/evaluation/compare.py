@@ -13,13 +13,19 @@ from anneal_pipeline.config.pipeline import PipelineConfig
 from anneal_pipeline.data.prepare import PreparedData
 from anneal_pipeline.data.prepared import read_rows
 from anneal_pipeline.efficiency.use import measure_use
+from anneal_pipeline.errors import StopRequestedError
 from anneal_pipeline.evaluation.adapter_section import AdapterSection
 from anneal_pipeline.evaluation.answers import Answerer
 from anneal_pipeline.evaluation.perplexity import LOSS, RESPONSE_PERPLEXITY, Evaluator
 from anneal_pipeline.evaluation.questions import Question, question_of_prompt, question_of_row
 from anneal_pipeline.evaluation.report import BASE, TUNED, AnswerPair, ComparisonReport
 from anneal_pipeline.model.beginning import base_alone
-from anneal_pipeline.observer import EVENT_ADAPTERS_MEASURED, STAGE_EVALUATION, Observer
+from anneal_pipeline.observer import (
+    EVENT_ADAPTERS_MEASURED,
+    EVENT_WARNING,
+    STAGE_EVALUATION,
+    Observer,
+)
 from anneal_pipeline.training.positions import learned_positions
 from anneal_pipeline.training.state import Evaluated, RunState
 
@@ -127,6 +133,10 @@ class Comparison:
         split = self.data.held_out
         watched = [e for e in state.evaluations if e.subject == TUNED]
         base, tuned = (self.metrics(subject, state=state) for subject in (BASE, TUNED))
+        try:
+            adapters = self._adapters(state, base=base, tuned=tuned)
+        except StopRequestedError:
+            return
         report = ComparisonReport(
             model=self.config.model.uri,
             split=split,
@@ -137,20 +147,34 @@ class Comparison:
             answers=answers,
             losses=tuple(state.curve),
             evaluations=tuple((e.step, e.metrics[LOSS]) for e in watched),
-            adapters=self._adapters(state, base=base, tuned=tuned),
+            adapters=adapters,
         )
         report.write(folder)
 
     def _adapters(
         self, state: RunState, *, base: Mapping[str, float], tuned: Mapping[str, float]
-    ) -> AdapterSection:
-        """How well the adapters were used, told to the observer too."""
-        use = measure_use(
-            self.evaluator.model,
-            self.config,
-            gradients=state.gradients,
-            num_clipped=state.num_clipped,
-        )
+    ) -> AdapterSection | None:
+        """How well the adapters were used, told to the observer too.
+
+        None, and a warning, where that cannot be measured: no report is worth a trained run. Raises
+        StopRequestedError between two adapters.
+        """
+        try:
+            use = measure_use(
+                self.evaluator.model,
+                self.config,
+                gradients=state.gradients,
+                num_clipped=state.num_clipped,
+                on_adapter=self._tell_adapter,
+            )
+        except (RuntimeError, MemoryError) as error:  # torch.linalg.LinAlgError is the first
+            self.observer.on_event(
+                EVENT_WARNING,
+                "The evaluation report has no section on the adapters, because measuring them "
+                f"failed ({str(error) or type(error).__name__}); the adapter itself is exported",
+                {"stage": STAGE_EVALUATION},
+            )
+            return None
         change = tuned[LOSS] / base[LOSS] - 1.0 if base.get(LOSS) and LOSS in tuned else None
         section = AdapterSection.of(use, self.config, loss_change=change)
         self.observer.on_event(
@@ -159,3 +183,8 @@ class Comparison:
             {"step": state.step, "metrics": use.metrics()},
         )
         return section
+
+    def _tell_adapter(self, done: int, total: int) -> None:
+        self.observer.on_stage(STAGE_EVALUATION, done=done, total=total, unit="adapters")
+        if self.observer.should_stop():
+            raise StopRequestedError

@@ -36,7 +36,8 @@ class ComparisonReport:
     losses: tuple[tuple[int, float], ...]
     evaluations: tuple[tuple[int, float], ...]
     """(step, loss on held-out responses)"""
-    adapters: AdapterSection
+    adapters: AdapterSection | None
+    """None where they could not be measured."""
 
     def change(self, metric: str) -> float | None:
         """Relative change of a metric from base to tuned; -0.6 is a fall by 60 %."""
@@ -48,7 +49,7 @@ class ComparisonReport:
         folder.mkdir(parents=True, exist_ok=True)
         fields = asdict(self) | {
             "change": {m: self.change(m) for m in self.tuned},
-            "adapters": self.adapters.to_data(),
+            "adapters": self.adapters and self.adapters.to_data(),
         }
         (folder / "report.json").write_text(
             json.dumps(fields, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
@@ -87,7 +88,8 @@ def _markdown(report: ComparisonReport) -> Iterator[str]:
     yield "|---|---:|---:|---:|"
     for row in _rows(report):
         yield f"| {' | '.join(row)} |"
-    yield from report.adapters.markdown()
+    if report.adapters is not None:
+        yield from report.adapters.markdown()
     for pair in report.answers:
         yield f"\n## {' '.join(pair.prompt.split())}\n"
         for title, text in _answers_of(pair):
@@ -121,13 +123,14 @@ def _html(report: ComparisonReport) -> str:
         f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in _rows(report)
     )
     answers = "".join(_answer_html(pair) for pair in report.answers)
+    adapters = "" if report.adapters is None else report.adapters.html()
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f"<title>Evaluation of {escape(report.model)}</title><style>{_STYLE}</style></head><body>"
         f"<h1>Evaluation of {escape(report.model)}</h1><p>{escape(_caption(report))}</p>"
         "<table><tr><th>metric</th><th>base</th><th>tuned</th><th>change</th></tr>"
         f"{cells}</table><h2>Loss</h2>"
-        f"{loss_curve_svg(report.losses, report.evaluations)}{report.adapters.html()}"
+        f"{loss_curve_svg(report.losses, report.evaluations)}{adapters}"
         f"<h2>Answers</h2>{answers}"
         "</body></html>\n"
     )

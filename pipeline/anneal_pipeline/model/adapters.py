@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -101,21 +101,33 @@ def count_parameters(model: torch.nn.Module) -> tuple[int, int]:
     """(trainable, all) parameters; a 4-bit weight counts as the numbers it stands for."""
     trainable = total = 0
     for parameter in model.parameters():
-        state = getattr(parameter, "quant_state", None)
-        count = state.shape.numel() if state is not None else parameter.numel()
-        total += count
+        total += count_of(parameter)
         trainable += parameter.numel() if parameter.requires_grad else 0
     return trainable, total
 
 
+def frozen_base(model: torch.nn.Module) -> Iterator[torch.nn.Parameter]:
+    """What is frozen and no adapter: neither that which takes off what another began at."""
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad and not is_beginning(name):
+            yield parameter
+
+
 def base_bytes(model: torch.nn.Module) -> int:
-    """What the frozen parameters take, 4-bit ones with their constants."""
-    total = 0
-    for parameter in model.parameters():
-        if not parameter.requires_grad:
-            state = getattr(parameter, "quant_state", None)
-            total += parameter.nbytes + (_state_bytes(state) if state is not None else 0)
-    return total
+    """What the frozen base takes, 4-bit weights with their constants."""
+    return sum(bytes_of(parameter) for parameter in frozen_base(model))
+
+
+def count_of(parameter: torch.nn.Parameter) -> int:
+    """Its numbers; of a 4-bit weight those it stands for."""
+    state = getattr(parameter, "quant_state", None)
+    return int(state.shape.numel()) if state is not None else parameter.numel()
+
+
+def bytes_of(parameter: torch.nn.Parameter) -> int:
+    """What it takes; a 4-bit weight with its constants."""
+    state = getattr(parameter, "quant_state", None)
+    return parameter.nbytes + (_state_bytes(state) if state is not None else 0)
 
 
 def _state_bytes(state: Any) -> int:

@@ -23,7 +23,13 @@ from anneal_pipeline.config.pipeline import PipelineConfig
 from anneal_pipeline.config.tuning import LOFTQ, LoraConfig
 from anneal_pipeline.device import compute_dtype
 from anneal_pipeline.errors import MODEL_UNSUPPORTED, UserError
-from anneal_pipeline.model.adapters import add_adapters, base_bytes, count_parameters
+from anneal_pipeline.model.adapters import (
+    add_adapters,
+    base_bytes,
+    count_of,
+    count_parameters,
+    frozen_base,
+)
 from anneal_pipeline.model.advice import advice, experts_left_out, experts_left_whole
 from anneal_pipeline.model.beginning import OnLayer, untold
 from anneal_pipeline.model.cpu_linear import speed_up_frozen
@@ -44,6 +50,8 @@ class TunedModel:
     num_trainable: int
     num_parameters: int
     num_targets: int
+    num_base: int
+    """Of the frozen base."""
     base_bytes: int
     """What the frozen base takes, 4-bit weights with their constants."""
     method: str
@@ -54,7 +62,7 @@ class TunedModel:
     @property
     def compression(self) -> float:
         """The frozen base in 16 bits over what it takes."""
-        return 2 * (self.num_parameters - self.num_trainable) / self.base_bytes
+        return 2 * self.num_base / self.base_bytes
 
     def summary(self) -> str:
         share = 100 * self.num_trainable / self.num_parameters
@@ -130,6 +138,7 @@ def load_tuned_model(
         num_trainable=trainable,
         num_parameters=total,
         num_targets=len(targets.layers),
+        num_base=sum(count_of(parameter) for parameter in frozen_base(tuned)),
         base_bytes=base_bytes(tuned),
         method=form.method,
         warnings=(
@@ -168,12 +177,11 @@ def _warnings(
         yield experts_left_whole(unquantised, num_parameters=total)
     if targets.left_out:
         yield experts_left_out(targets.left_out, config)
-    frozen = (p for p in tuned.parameters() if not p.requires_grad)
     yield from advice(
         config,
         num_trainable=trainable,
         num_parameters=total,
-        base_bytes=sum(p.numel() * p.element_size() for p in frozen),
+        base_bytes=base_bytes(tuned),
     )
 
 

@@ -378,20 +378,25 @@ class TestRegistration:
 
 
 def test_logs_lie_beside_the_run(client: MlflowClient, run_id: str, tmp_path: Path) -> None:
-    logs = {"driver.log": b"one line", "rank-0.log": b"another"}
+    logs = [tmp_path / name for name in ("driver.log", "events.jsonl", "rank-0.log")]
+    for log in logs:
+        log.write_text("token hf_ABCDEFGHIJKLMNOPQRSTUVWX\n")
     client.set_terminated(run_id, "FAILED")
     assert send_logs(client, run_id, logs, folder="logs/attempt-01", within_seconds=LONG_SECONDS)
     assert [file.path for file in client.list_artifacts(run_id, "logs/attempt-01")] == [
         "logs/attempt-01/driver.log",
+        "logs/attempt-01/events.jsonl",
         "logs/attempt-01/rank-0.log",
     ]
-    path = client.download_artifacts(run_id, "logs/attempt-01/driver.log", str(tmp_path))
-    assert Path(path).read_bytes() == b"one line"
+    folder = Path(client.download_artifacts(run_id, "logs/attempt-01", str(tmp_path / "shown")))
+    assert (folder / "driver.log").read_text() == "token ***\n"
+    assert (folder / "events.jsonl").read_bytes() == logs[1].read_bytes(), "masked when written"
 
 
-def test_logs_wait_for_no_server_that_is_down() -> None:
+def test_logs_wait_for_no_server_that_is_down(tmp_path: Path) -> None:
     client = connect(f"http://127.0.0.1:{free_port()}")
-    logs = {"driver.log": b"one line"}
+    logs = [tmp_path / "driver.log"]
+    logs[0].write_text("one line")
     assert not send_logs(client, "run", logs, folder="logs", within_seconds=0.1)
 
 

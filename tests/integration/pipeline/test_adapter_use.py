@@ -8,8 +8,10 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 
-from anneal_pipeline.observer import EVENT_ADAPTERS_MEASURED
+from anneal_pipeline.efficiency import use
+from anneal_pipeline.observer import EVENT_ADAPTERS_MEASURED, EVENT_WARNING
 
 STEPS = 4
 KINDS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
@@ -134,3 +136,32 @@ def test_clipped_steps_are_counted(
         root = tmp_path / str(limit)
         kit.run(root, changed, model_dir=folder, rows=rows)
         assert section_of(root)["num_clipped"] == want
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.linalg.LinAlgError("svd: did not converge"), MemoryError()],
+    ids=["svd", "memory"],
+)
+def test_a_run_whose_adapters_cannot_be_measured_is_exported_all_the_same(
+    kit: ModuleType,
+    folder: Path,
+    rows: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+) -> None:
+    def fail(adapter: object) -> None:
+        raise error
+
+    monkeypatch.setattr(use, "rank_use", fail)
+    observer = kit.RecordingObserver()
+    config = config_of(kit, TUNINGS["lora"])
+    done = kit.run(tmp_path, config, model_dir=folder, rows=rows, observer=observer)
+    assert (done.adapter_dir / "adapter_model.safetensors").exists()
+    assert section_of(tmp_path) is None
+    assert "Adapters" not in (tmp_path / "out" / "evaluation" / "report.html").read_text()
+    warning = [text for event, text in observer.events if event == EVENT_WARNING][-1]
+    assert "has no section on the adapters" in warning
+    assert (str(error) or "MemoryError") in warning
+    assert EVENT_ADAPTERS_MEASURED not in dict(observer.events)

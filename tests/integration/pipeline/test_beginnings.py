@@ -10,7 +10,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from tests.integration.pipeline.plain_bases import IDS, base_of, logits
 
 from anneal_pipeline.config.pipeline import PipelineConfig
 from anneal_pipeline.errors import StopRequestedError
@@ -18,13 +18,11 @@ from anneal_pipeline.export.adapter import write_adapter
 from anneal_pipeline.model.adapters import trainable_parameters
 from anneal_pipeline.model.beginning import base_alone
 from anneal_pipeline.model.loading import TunedModel, load_tokenizer, load_tuned_model
-from anneal_pipeline.model.quantization import keep_trainable, quantization_settings
 from anneal_pipeline.observer import STAGE_MODEL
 from anneal_pipeline.training.batches import Batch
 from anneal_pipeline.training.loss import LogitsPath, sum_of_losses
 
 CPU = torch.device("cpu")
-IDS = torch.randint(4, 300, (2, 16), generator=torch.Generator().manual_seed(1))
 WEIGHTS = "adapter_model.safetensors"
 PLAIN = ("gaussian", "orthogonal", "pissa", "pissa_niter_4")
 ALL = [*(("lora", name) for name in PLAIN), ("qlora", "gaussian"), ("qlora", "loftq")]
@@ -58,23 +56,12 @@ def load(kit: ModuleType, folder: Path, method: str, name: str, **lora: Any) -> 
     return load_tuned_model(config_of(kit, method, name, **lora), folder=folder, device=CPU)
 
 
-def logits(model: Any) -> torch.Tensor:
-    model.eval()
-    with torch.no_grad():
-        found: torch.Tensor = model(input_ids=IDS).logits
-    model.train()
-    return found
-
-
-def base_of(kit: ModuleType, folder: Path, method: str) -> Any:
-    """The base as plain transformers load it; in 4 bits with the kernels of training."""
-    options: dict[str, Any] = {}
-    if method == "qlora":
-        held = config_of(kit, method, "default").tuning.quantization
-        options["quantization_config"] = quantization_settings(held, compute=torch.float32)
-    base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **options)
-    keep_trainable(base)
-    return base
+def test_the_size_of_the_base_is_that_without_its_adapters(kit: ModuleType, folder: Path) -> None:
+    tuned = load(kit, folder, "lora", "pissa")
+    base = base_of(folder, "lora")
+    assert tuned.num_base == sum(p.numel() for p in base.parameters())
+    assert tuned.base_bytes == sum(p.nbytes for p in base.parameters())
+    assert tuned.compression == 0.5, "fp32 over 16 bits"
 
 
 def train_a_little(tuned: TunedModel) -> None:
@@ -92,7 +79,7 @@ def test_before_the_first_step_the_model_is_the_base(
     kit: ModuleType, folder: Path, method: str, name: str
 ) -> None:
     tuned = load(kit, folder, method, name)
-    want = logits(base_of(kit, folder, method))
+    want = logits(base_of(folder, method))
     got = logits(tuned.model)
     with base_alone(tuned.model):
         assert torch.equal(logits(tuned.model), want)
@@ -147,9 +134,9 @@ def test_every_trained_matrix_learns_and_the_export_gives_its_logits_on_the_orig
         stop_ids=[3],
     )
     want = logits(tuned.model)
-    got = logits(PeftModel.from_pretrained(base_of(kit, folder, method), tmp_path))
+    got = logits(PeftModel.from_pretrained(base_of(folder, method), tmp_path))
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
-    assert (want - logits(base_of(kit, folder, method))).abs().max() > 0.01
+    assert (want - logits(base_of(folder, method))).abs().max() > 0.01
 
 
 @pytest.mark.parametrize(("method", "name"), [("lora", "pissa"), ("qlora", "loftq")])
@@ -210,7 +197,7 @@ def test_loftq_begins_closer_to_the_unquantised_model_than_plain_nf4(
     kit: ModuleType, folder: Path, alpha: float
 ) -> None:
     """Pitfall: PEFT's own takes no notice of alpha / rank, and then begins further away."""
-    whole = base_of(kit, folder, "lora")
+    whole = base_of(folder, "lora")
     tuned = load(kit, folder, "qlora", "loftq", rank=16, alpha=alpha)
     begun, plain = layers_of(tuned)["q_proj"], layers_of(load(kit, folder, "qlora", "default"))
     weight = whole.model.layers[0].self_attn.q_proj.weight

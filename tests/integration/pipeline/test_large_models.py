@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from tests.benchmarks.large_models import (
-    FULL_BYTES,
     GIB,
     LIMITS,
     SHAPES,
@@ -20,6 +19,7 @@ from tests.benchmarks.large_models import (
     sizes_of,
 )
 
+from anneal_pipeline.efficiency.inventory import FULL_TUNING_BYTES
 from anneal_pipeline.memory.plan import MemoryPlan, moments_bytes
 
 LAYERS = SHAPES["7B"]["num_hidden_layers"]
@@ -66,7 +66,7 @@ def test_a_7b_model_fits_the_smallest_stated_gpu_at_a_quarter_of_full_fine_tunin
     base = whole([sizes.base for _, sizes in measured], layers=LAYERS)
     assert base == 6_738_415_616  # as the specification and Llama-2-7B have it
     assert peak < 12 * GIB < LIMITS["7B"]
-    assert peak < 0.25 * FULL_BYTES * base
+    assert peak < 0.25 * FULL_TUNING_BYTES * base
 
 
 def test_a_7b_model_is_loaded_in_four_gib_and_trains_below_one_percent(

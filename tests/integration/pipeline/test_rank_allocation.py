@@ -13,16 +13,15 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from tests.integration.pipeline.mishaps import scale_adapters, told
+from tests.integration.pipeline.plain_bases import IDS, base_of, logits
 from tests.integration.pipeline.processes import run_ranks, values_of
 from tests.integration.pipeline.rank_tasks import train
-from transformers import AutoModelForCausalLM
 
 from anneal_pipeline.config.pipeline import PipelineConfig
 from anneal_pipeline.export.adapter import write_adapter
 from anneal_pipeline.model.adapters import trainable_parameters
 from anneal_pipeline.model.beginning import base_alone
 from anneal_pipeline.model.loading import TunedModel, load_tokenizer, load_tuned_model
-from anneal_pipeline.model.quantization import keep_trainable, quantization_settings
 from anneal_pipeline.training.batches import Batch
 from anneal_pipeline.training.loss import LogitsPath
 from anneal_pipeline.training.optimizer import AdapterOptimizer
@@ -31,7 +30,6 @@ from anneal_pipeline.training.ranks import Ranks
 from anneal_pipeline.training.sequences import StepSequences
 
 CPU = torch.device("cpu")
-IDS = torch.randint(4, 300, (2, 16), generator=torch.Generator().manual_seed(1))
 WEIGHTS = "adapter_model.safetensors"
 RANK, INITIAL, NUM_ADAPTERS = 4, 6, 14
 STEPS, END = 8, 6
@@ -137,25 +135,6 @@ def train_steps(tuned: TunedModel, config: PipelineConfig, *, steps: int) -> Ran
     return allocator
 
 
-def logits(model: Any) -> torch.Tensor:
-    model.eval()
-    with torch.no_grad():
-        found: torch.Tensor = model(input_ids=IDS).logits
-    model.train()
-    return found
-
-
-def base_of(kit: ModuleType, folder: Path, method: str) -> Any:
-    """The base as plain transformers load it; in 4 bits with the kernels of training."""
-    options: dict[str, Any] = {}
-    if method == "qlora":
-        held = config_of(kit, method).tuning.quantization
-        options["quantization_config"] = quantization_settings(held, compute=torch.float32)
-    base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **options)
-    keep_trainable(base)
-    return base
-
-
 @pytest.mark.parametrize("use_rslora", [False, True], ids=["alpha", "rslora"])
 @pytest.mark.parametrize("steps", [1, 3, STEPS], ids=["before", "mid-fall", "after"])
 @pytest.mark.parametrize("method", ["lora", "qlora"])
@@ -174,8 +153,8 @@ def test_the_exported_adapter_gives_the_logits_of_the_trained_one_on_the_origina
         tokenizer=load_tokenizer(folder),
         stop_ids=[3],
     )
-    want, plain = logits(tuned.model), logits(base_of(kit, folder, method))
-    got = logits(PeftModel.from_pretrained(base_of(kit, folder, method), tmp_path))
+    want, plain = logits(tuned.model), logits(base_of(folder, method))
+    got = logits(PeftModel.from_pretrained(base_of(folder, method), tmp_path))
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
     assert (want - plain).abs().max() > 1e-3
     with base_alone(tuned.model):

@@ -108,6 +108,7 @@ STAGES = [
     pytest.param(of("training-evaluation", "batches"), 2, id="evaluating on the way"),
     pytest.param(of("evaluation", "batches"), 4, id="measuring the tuned model"),
     pytest.param(is_last_batch, 4, id="answering prompts"),
+    pytest.param(of("evaluation", "adapters"), 4, id="measuring the adapters"),
 ]
 
 

@@ -61,4 +61,7 @@ def test_several_configurations_are_refused_with_the_address_of_one() -> None:
     ],
 )
 def test_one_dataset_is_read_as_it_is(configurations: list[dict[str, Any]]) -> None:
-    require_one("hf://org/sums", configurations)
+    require_one("hf://org/sums", configurations)  # refuses nothing
+    more = [{"config_name": name, "data_files": f"{name}/*"} for name in ("x", "y")]
+    with pytest.raises(UserError, match=r"\(.*x, y\)"):
+        require_one("hf://org/sums", [*configurations, *more])

@@ -35,6 +35,7 @@ def stored(tmp_path: Path) -> LocalFolder:
         "data/train/rows.jsonl": 3 * MEBIBYTE,
         "checkpoints/step-000001-a01-1f2e3d4c/manifest.json": 10,
         "logs/attempt-01/driver.log": 10,
+        "milestones/checkpoint-25pct/adapter_model.safetensors": MEBIBYTE,
     }
     for name, size in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -47,6 +48,8 @@ def test_bytes_are_told_while_a_file_comes_back(stored: LocalFolder, tmp_path: P
     count = restore_workspace(stored, tmp_path / "own", on_bytes=lambda *b: came.append(b))
     assert count == 3
     assert came[-1] == (3 * MEBIBYTE + 20, 0)
+    restored = {path.name for path in (tmp_path / "own").iterdir()}
+    assert restored == {"config.json", "data"}, "nobody reads checkpoints, logs or milestones there"
     assert len([done for done, _ in came if 0 < done < 3 * MEBIBYTE]) >= 2
 
 

@@ -97,4 +97,4 @@ def test_the_worked_example_of_the_specification() -> None:
     assert round(100 * found.group(BASE).total / found.total, 1) == 99.2
     assert found.added_bytes == 348_000_000
     assert found.overhead == pytest.approx(0.024, abs=0.001)
-    assert found.full_tuning_bytes == 16 * 7_200_000_000
+    assert found.full_tuning_bytes == 57_600_000_000

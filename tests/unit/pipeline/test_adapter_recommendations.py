@@ -135,6 +135,31 @@ def test_a_gradient_that_is_small_on_average_and_large_once_is_not_persistently_
     assert use_of([*usual()[:-1], module(3, "down_proj", gradient=once)]).idle == ()
 
 
+@pytest.mark.parametrize(
+    ("modules", "loss_change"),
+    [
+        pytest.param(usual(share=0.3), -0.5, id="rank too high"),
+        pytest.param(usual(share=0.97), -0.03, id="rank too low"),
+        pytest.param(
+            [
+                module(n, kind, share=0.2 if kind == "k_proj" else 0.8)
+                for n in (0, 1)
+                for kind in KINDS
+            ],
+            -0.5,
+            id="one kind narrow",
+        ),
+        pytest.param([*usual()[:-1], module(3, "down_proj", update=0.01)], -0.5, id="one idle"),
+    ],
+)
+def test_ranks_that_are_allocated_get_no_advice_on_rank_or_pattern(
+    modules: list[ModuleUse], loss_change: float
+) -> None:
+    use = use_of(modules)
+    assert len(said(use, loss_change=loss_change)) == 1
+    assert said(use, loss_change=loss_change, rankAllocation={}) == []
+
+
 def test_alpha_is_lowered_where_most_steps_are_clipped_and_it_is_high() -> None:
     clipped = use_of(usual(), num_clipped=60)
     [text] = said(clipped, alpha=64.0)
@@ -174,6 +199,7 @@ def test_the_section_has_numbers_names_and_recommendations_in_every_form() -> No
         "Parameters, base",
         "Memory beside the base",
         "Full fine-tuning",
+        "moments in 16 bits, 8 bytes a parameter",
         "0.0002 at its peak, times the adapters' scale 2: 0.0004 in effect",
         "Less than half of the directions in use",
         "model.layers.3.down_proj",

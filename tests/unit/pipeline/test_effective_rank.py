@@ -8,6 +8,7 @@ import pytest
 import torch
 from tests.unit.pipeline.adapted import adapted
 from tests.unit.pipeline.families import FAMILIES
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from anneal_pipeline.efficiency.adapters import Adapter, list_adapters
 from anneal_pipeline.efficiency.effective_rank import effective_rank, rank_use, singular_values
@@ -103,3 +104,13 @@ def test_what_pissa_began_at_is_no_use() -> None:
     use = rank_use(adapter)
     assert use.directions == 2 * adapter.rank
     assert use.effective == pytest.approx(1.0, abs=1e-3)
+
+
+def test_adapters_on_a_gpu_are_measured_on_the_cpu() -> None:
+    """Their memory is that of training, and singular values are small work."""
+    with FakeTensorMode():
+        layer = torch.nn.Module()
+        layer.lora_A = torch.nn.ModuleDict({TRAINED: torch.nn.Linear(8, 2, device="cuda")})
+        layer.lora_B = torch.nn.ModuleDict({TRAINED: torch.nn.Linear(2, 8, device="cuda")})
+        adapter = Adapter(name="q_proj", layer=layer, num_experts=1)  # type: ignore[arg-type]
+        assert {factor.device.type for factor in adapter.factors()} == {"cpu"}
