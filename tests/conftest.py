@@ -3,6 +3,11 @@
 import asyncio
 
 import pytest
+from hypothesis import settings
+
+# How long an example takes is the machine's affair.
+settings.register_profile("anneal", deadline=None)
+settings.load_profile("anneal")
 
 
 def pytest_configure() -> None:

@@ -19,7 +19,7 @@ class RankAllocationConfig(Schema):
     cel_rules: ClassVar[tuple[CelRule, ...]] = (
         CelRule(
             rule="self.startShare < self.endShare",
-            message="rankAllocation.startShare must be smaller than endShare",
+            message="rankAllocation.startShare must be smaller than endShare; lower it",
         ),
     )
 
@@ -40,7 +40,7 @@ class RankAllocationConfig(Schema):
         if self.start_share >= self.end_share:
             raise ValueError(
                 f"startShare ({self.start_share:g}) must be smaller than endShare "
-                f"({self.end_share:g})"
+                f"({self.end_share:g}); lower it"
             )
         return self
 

@@ -58,7 +58,7 @@ class TrainingConfig(Schema):
         ),
         CelRule(
             rule="!has(self.minLearningRate) || self.minLearningRate <= self.learningRate",
-            message="minLearningRate must not be greater than learningRate",
+            message="minLearningRate must not be greater than learningRate; lower it",
         ),
         CelRule(
             rule="!has(self.minLearningRate) || "
@@ -151,7 +151,7 @@ class TrainingConfig(Schema):
         if least > self.learning_rate:
             raise ValueError(
                 f"minLearningRate ({least:g}) must not be greater than learningRate "
-                f"({self.learning_rate:g})"
+                f"({self.learning_rate:g}); lower it"
             )
         if self.schedule in SCHEDULES_THAT_STAY:
             raise ValueError(

@@ -39,7 +39,8 @@ class LoraConfig(Schema):
         CelRule(
             rule=f"!{_ALLOCATED} || !has(self.rankAllocation.initialRank)"
             " || self.rankAllocation.initialRank > self.rank",
-            message="rankAllocation.initialRank must be greater than rank, the average it falls to",
+            message="rankAllocation.initialRank must be greater than rank, the average it falls "
+            "to; raise it",
         ),
         CelRule(
             rule=f"!{_ALLOCATED} || ((!has(self.useDora) || !self.useDora)"
@@ -110,7 +111,7 @@ class LoraConfig(Schema):
         if initial is not None and initial <= self.rank:
             raise ValueError(
                 f"rankAllocation.initialRank ({initial}) must be greater than rank ({self.rank}), "
-                "the average it falls to"
+                "the average it falls to; raise it"
             )
         others = [
             name

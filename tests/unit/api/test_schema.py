@@ -185,7 +185,8 @@ def test_a_beginning_that_does_not_fit_the_base_is_refused(
         ),
         (
             {"rank": 8, "rankAllocation": {"initialRank": 8}},
-            "rankAllocation.initialRank (8) must be greater than rank (8), the average it falls to",
+            "rankAllocation.initialRank (8) must be greater than rank (8), the average it falls "
+            "to; raise it",
         ),
     ],
 )
@@ -197,7 +198,7 @@ def test_what_ranks_that_fall_do_not_go_with_is_refused(lora: dict[str, Any], wa
 def test_ranks_begin_to_fall_before_they_are_settled() -> None:
     tuning = {"lora": {"rankAllocation": {"startShare": 0.5}}}
     assert faults({**SMALLEST, "tuning": tuning}) == [
-        "tuning.lora.rankAllocation: startShare (0.5) must be smaller than endShare (0.5)"
+        "tuning.lora.rankAllocation: startShare (0.5) must be smaller than endShare (0.5); lower it"
     ]
 
 

@@ -59,7 +59,7 @@ def changed(words: list[str], *, count: int) -> list[str]:
 texts = st.lists(st.integers(0, 10_000), min_size=1, max_size=40, unique=True)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(old=texts, new=texts, order=st.randoms(use_true_random=False))
 def test_adding_rows_moves_no_old_one(
     tmp_path_factory: pytest.TempPathFactory, old: list[int], new: list[int], order: random.Random

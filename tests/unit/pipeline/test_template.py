@@ -105,9 +105,7 @@ def tokenizer(request: pytest.FixtureRequest, kit: ModuleType) -> Any:
     return made
 
 
-FAST = settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+FAST = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @FAST

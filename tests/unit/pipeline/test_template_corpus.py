@@ -91,9 +91,7 @@ FAMILIES = [
 KEEPING = [family for family in FAMILIES if family.keeps_turns]
 WITH_TOOLS = [family for family in FAMILIES if family.takes_tools]
 
-FAST = settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+FAST = settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 # Words of every script, without the marks that templates themselves are made of.
 TEXTS = st.text(
     st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"], exclude_characters="<>[]|{}"),
