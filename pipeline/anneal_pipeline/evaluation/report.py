@@ -112,8 +112,9 @@ _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;"
     "color:#1a1a1a;background:#fff}table{border-collapse:collapse}td,th{padding:.3rem .8rem;"
     "border-bottom:1px solid #ddd;text-align:right}td:first-child,th:first-child{text-align:left}"
-    ".answers{display:flex;gap:1rem;flex-wrap:wrap}.answers>div{flex:1 1 16rem;background:#f6f6f4;"
-    "padding:.6rem .9rem;border-radius:.4rem;white-space:pre-wrap}h3{margin-bottom:.4rem}"
+    ".answers{display:flex;gap:1rem;flex-wrap:wrap}.answers>div{flex:1 1 14rem;background:#f6f6f4;"
+    "padding:.6rem .9rem;border-radius:.4rem;white-space:pre-wrap;min-width:0;"
+    "overflow-wrap:anywhere}h3{margin-bottom:.4rem}"
     ".answers b{display:block;font-size:.8rem;color:#666}"
 )
 
