@@ -38,7 +38,10 @@ class SystemSampler:
         self._thread.join(timeout=self._interval_seconds)
 
     def _run(self) -> None:
-        while not self._closing.wait(self._interval_seconds):
+        """Read after each interval, and once more at the end: a short run has a reading too."""
+        is_closing = False
+        while not is_closing:
+            is_closing = self._closing.wait(self._interval_seconds)
             self._writer.add(sample(), step=self._step(), is_always_sent=True)
 
 

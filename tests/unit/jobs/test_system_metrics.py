@@ -53,3 +53,11 @@ def test_readings_go_on_until_the_sampler_is_closed_each_with_its_step() -> None
     assert [step for _, step, _ in heard] == list(range(7, 7 + len(heard)))
     assert all(is_always_sent for _, _, is_always_sent in heard)
     assert heard[0][0].keys() == sample().keys()
+
+
+def test_a_run_shorter_than_the_interval_has_a_reading_too() -> None:
+    writer = Listening()
+    sampler = SystemSampler(cast(Any, writer), step=lambda: 3, interval_seconds=3600.0)
+    sampler.start()
+    sampler.close()
+    assert [step for _, step, _ in writer.heard] == [3]
