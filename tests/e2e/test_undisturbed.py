@@ -9,6 +9,7 @@ from harness import stores, tiny_model
 from harness.cluster import Cluster
 from harness.installation import BUCKET, JOBS, MLFLOW_ADDRESS, PROFILE
 from harness.jobs import condition
+from harness.scenarios import UNDISTURBED_STEPS as STEPS
 from harness.scenarios import Story
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -27,7 +28,7 @@ def test_it_succeeds_with_one_child_and_one_attempt(undisturbed: Story) -> None:
 def test_the_printed_columns_move(undisturbed: Story) -> None:
     seen = {key: [d[key] for d in undisturbed.displays if key in d] for key in ("progress", "step")}
     assert len(set(seen["progress"])) > 2
-    assert seen["step"][-1] == "200/200"
+    assert seen["step"][-1] == f"{STEPS}/{STEPS}"
     assert any("eta" in display for display in undisturbed.displays)
     assert any("loss" in display for display in undisturbed.displays)
 
@@ -38,7 +39,7 @@ def test_kubectl_get_prints_a_line_that_says_it_all(cluster: Cluster, undisturbe
     assert heading.split() == [
         "NAME", "PHASE", "PROGRESS", "STEP", "LOSS", "ETA", "MODEL", "RUN", "AGE",
     ]  # fmt: skip
-    assert line.split()[:4] == ["undisturbed", "Succeeded", "100%", "200/200"]
+    assert line.split()[:4] == ["undisturbed", "Succeeded", "100%", f"{STEPS}/{STEPS}"]
 
 
 def test_events_tell_its_life(cluster: Cluster, undisturbed: Story) -> None:
@@ -78,9 +79,9 @@ def test_mlflow_has_one_finished_run_with_everything(undisturbed: Story) -> None
         [run.info.experiment_id], filter_string=f"tags.`anneal.job.uid` = '{uid}'"
     )
     assert [one.info.run_id for one in runs] == [run.info.run_id]
-    assert run.data.params["training.maxSteps"] == "200"
+    assert run.data.params["training.maxSteps"] == str(STEPS)
     losses = client.get_metric_history(run.info.run_id, "train/loss")
-    assert [point.step for point in losses] == list(range(1, 201))
+    assert [point.step for point in losses] == list(range(1, STEPS + 1))
     assert any(key.startswith("system/") for key in run.data.metrics)
     assert any("responsePerplexity" in key for key in run.data.metrics)
     assert {file.path for file in client.list_artifacts(run.info.run_id)} >= {"config.json"}

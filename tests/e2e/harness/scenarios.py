@@ -30,6 +30,9 @@ LONG = {
 }
 """Long enough to be interrupted in the middle, even by a slow hand, and then to go on."""
 
+UNDISTURBED_STEPS = 1200
+"""Long enough for several reports of progress, which are 5 s apart, on a fast machine too."""
+
 BAD_INPUTS: dict[str, Object] = {
     "absent-dataset": {"dataset": {"uri": ABSENT_DATASET_URI}},
     "empty-dataset": {"dataset": {"uri": EMPTY_DATASET_URI}},
@@ -60,9 +63,12 @@ class Story:
 
 
 def undisturbed(cluster: Cluster) -> Story:
-    job = submit(
-        cluster, manifest("undisturbed", tuning={"method": "qlora"}, evaluation={"everySteps": 50})
-    )
+    fields = {
+        "tuning": {"method": "qlora"},
+        "training": {"maxSteps": UNDISTURBED_STEPS},
+        "evaluation": {"everySteps": UNDISTURBED_STEPS // 4},
+    }
+    job = submit(cluster, manifest("undisturbed", **fields))
     displays: list[Object] = []
 
     def probe() -> Object | None:
