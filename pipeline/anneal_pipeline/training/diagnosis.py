@@ -158,7 +158,7 @@ class Diagnostician:
                 row="S24",
                 symptom=f"Memory grew from {early / 1e9:.2f} to {late / 1e9:.2f} GB by step "
                 f"{facts.step}",
-                cause="longer rows and the holes of the C library's heap where it levels off again; "
+                cause="longer rows and holes of the C library's heap where it levels off again; "
                 "something that keeps what steps leave behind where it goes on",
                 fix="if it goes on, report it with the log; a shorter training.sequenceLength and "
                 "checkpoints keep the run going",
