@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from statistics import fmean, pstdev
 
 import torch
@@ -30,6 +31,8 @@ FLAT_RATE_SHARE = 0.3
 """Below this share of the peak rate a flat loss is the schedule's doing."""
 SMALL_BATCH = 4
 GROWTH_STEPS, GROWTH_FACTOR, GROWTH_BYTES = 60, 1.3, 256 << 20
+GROWTH_GOES_ON = 0.005
+"""Rise from each window of the last steps to the next, as a share of what was held early."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,14 +156,17 @@ class Diagnostician:
         self._memory = [*self._memory[: 2 * WINDOW], *self._memory[2 * WINDOW + 1 :]]
         self._memory.append(facts.memory_bytes)
         early, late = max(self._memory[WINDOW : 2 * WINDOW]), min(self._memory[-WINDOW:])
-        if late > GROWTH_FACTOR * early and late - early > GROWTH_BYTES:
+        # A heap that grew with longer rows levels off; what keeps something goes on.
+        recent = self._memory[2 * WINDOW :]
+        lows = [min(recent[start : start + WINDOW]) for start in range(0, len(recent), WINDOW)]
+        goes_on = all(low - before > GROWTH_GOES_ON * early for before, low in pairwise(lows))
+        if goes_on and late > GROWTH_FACTOR * early and late - early > GROWTH_BYTES:
             yield Diagnosis(
                 row="S24",
                 symptom=f"Memory grew from {early / 1e9:.2f} to {late / 1e9:.2f} GB by step "
                 f"{facts.step}",
-                cause="longer rows and holes of the C library's heap where it levels off again; "
-                "something that keeps what steps leave behind where it goes on",
-                fix="if it goes on, report it with the log; a shorter training.sequenceLength and "
+                cause="something keeps what steps leave behind",
+                fix="report it with the log; until then a shorter training.sequenceLength and "
                 "checkpoints keep the run going",
             )
 

@@ -105,6 +105,21 @@ def test_memory_that_grows_is_told_and_memory_that_varies_is_not(kit: ModuleType
     assert "Memory grew from" in str(found[0])
 
 
+def test_memory_that_levels_off_after_two_jumps_is_not_told(kit: ModuleType) -> None:
+    """As a heap grows with the longest rows: these are the figures of a run that kept nothing."""
+
+    def held(step: int) -> int:
+        return int((3.07 if step < 27 else 4.02 if step < 42 else 4.59 + step / 1e5) * 1e9)
+
+    of_a_heap = doctor(kit)
+    told = [
+        d
+        for n in range(1, 3 * GROWTH_STEPS)
+        for d in of_a_heap.after_step(facts([1.0], memory_bytes=held(n)))
+    ]
+    assert told == []
+
+
 @pytest.mark.parametrize(
     ("loss", "epochs", "earlier", "row", "words"),
     [
