@@ -10,9 +10,8 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 
 from anneal_pipeline.model.beginning import BEGINNING, TRAINED
+from anneal_pipeline.model.lora_layers import lora_layers
 from anneal_pipeline.model.strengths import StrengthLinear
-
-_PREFIX = "base_model.model."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,10 +78,7 @@ def list_adapters(model: PeftModel) -> list[Adapter]:
 
 
 def _adapters(model: PeftModel) -> Iterator[Adapter]:
-    for name, module in model.named_modules():
-        if not isinstance(module, LoraLayer):
-            continue
-        place = name.removeprefix(_PREFIX)
+    for place, module in lora_layers(model):
         stacked = getattr(module, "parameter_name", None)
         if stacked is not None:
             # Wrappers of two parameters of one module lie in each other.

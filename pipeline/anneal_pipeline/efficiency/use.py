@@ -15,6 +15,7 @@ from anneal_pipeline.efficiency.effective_rank import RankUse, rank_use
 from anneal_pipeline.efficiency.gradients import GradientStatistics, Sums, weight_magnitude
 from anneal_pipeline.efficiency.inventory import Inventory, take_inventory
 from anneal_pipeline.model.beginning import OnLayer, untold
+from anneal_pipeline.training.eight_bit import NAME as PAGED_8BIT
 
 SHARE_MIN = 0.5
 """Of an adapter's directions; 70 to 95 % in use are usual."""
@@ -168,7 +169,7 @@ def measure_use(
     modules = tuple(_measure_modules(model, gradients, on_adapter=on_adapter))
     lora, training = config.tuning.lora, config.training
     return AdapterUse(
-        inventory=take_inventory(model, moments_in_8_bits=training.optimizer == "pagedAdamw8bit"),
+        inventory=take_inventory(model, moments_in_8_bits=training.optimizer == PAGED_8BIT),
         learning_rate=training.learning_rate,
         scale=lora.alpha / (lora.rank**0.5 if lora.use_rslora else lora.rank),
         num_steps=max((m.gradient.num_samples for m in modules if m.gradient), default=0),

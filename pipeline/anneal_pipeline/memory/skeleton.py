@@ -21,9 +21,10 @@ from anneal_pipeline.memory.plan import Held, moments_bytes
 from anneal_pipeline.model.adapters import add_adapters
 from anneal_pipeline.model.beginning import activate, add_beginning
 from anneal_pipeline.model.loading import make_room_for
-from anneal_pipeline.model.strengths import lora_layers
+from anneal_pipeline.model.lora_layers import lora_layers
 from anneal_pipeline.model.targets import choose_targets
 from anneal_pipeline.model.trained_rows import compute_trained_rows_alone
+from anneal_pipeline.training.eight_bit import NAME as PAGED_8BIT
 
 DEVICE = torch.device("cpu")
 """Also for a plan of a GPU: autograd wants a real one for fake CUDA tensors."""
@@ -65,7 +66,7 @@ def build_skeleton(
             adapters=_num_bytes(trainable),
             optimizer=moments_bytes(
                 (p.numel() for p in trainable),
-                in_8_bits=config.training.optimizer == "pagedAdamw8bit",
+                in_8_bits=config.training.optimizer == PAGED_8BIT,
             )
             + _importance_bytes(config, model),
         ),

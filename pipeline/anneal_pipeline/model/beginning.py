@@ -17,6 +17,8 @@ import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 
+from anneal_pipeline.model.lora_layers import lora_layers
+
 TRAINED = "default"
 BEGINNING = "beginning"
 _AXIS = {"lora_A": 0, "lora_B": 1}
@@ -84,7 +86,7 @@ def base_alone(tuned: PeftModel) -> Iterator[None]:
 
 
 def _layers(tuned: PeftModel) -> Iterator[LoraLayer]:
-    return (module for module in tuned.modules() if isinstance(module, LoraLayer))
+    return (layer for _, layer in lora_layers(tuned))
 
 
 def joined(tuned: PeftModel, trained: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -21,8 +21,7 @@ from transformers.pytorch_utils import Conv1D
 
 from anneal_pipeline.errors import MODEL_UNSUPPORTED, UserError
 from anneal_pipeline.model.beginning import TRAINED, OnLayer
-
-_PEFT_PREFIX = "base_model.model."
+from anneal_pipeline.model.lora_layers import PEFT_PREFIX
 
 
 @torch.no_grad()
@@ -32,7 +31,7 @@ def take_up_losses(tuned: PeftModel, folder: Path, *, on_layer: OnLayer) -> None
     layers = list(_layers(tuned))
     for done, (name, layer) in enumerate(layers, start=1):
         held = layer.weight
-        whole = weights.read(name.removeprefix(_PEFT_PREFIX)).to(held.device, torch.float32)
+        whole = weights.read(name.removeprefix(PEFT_PREFIX)).to(held.device, torch.float32)
         if issubclass(getattr(layer.get_base_layer(), "source_cls", torch.nn.Linear), Conv1D):
             whole = whole.T
         lost = whole - dequantize_4bit(held.data, held.quant_state).float()

@@ -10,7 +10,7 @@ Strengths folded into A, and pruned directions left out, make it a plain LoRA ad
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -18,9 +18,9 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 
 from anneal_pipeline.model.beginning import TRAINED
+from anneal_pipeline.model.lora_layers import PEFT_PREFIX, lora_layers
 
 A_WEIGHT, B_WEIGHT, STRENGTHS = "lora_A.weight", "lora_B.weight", "lora_A.strengths"
-_PEFT_PREFIX = "base_model.model."
 
 
 class StrengthLinear(torch.nn.Linear):
@@ -54,15 +54,6 @@ def give_strengths(tuned: PeftModel) -> None:
             torch.nn.init.orthogonal_(second.weight)
 
 
-def lora_layers(tuned: PeftModel) -> Iterator[tuple[str, LoraLayer]]:
-    """Layers with an adapter, by their names in the base, in the order of the model."""
-    return (
-        (name.removeprefix(_PEFT_PREFIX), module)
-        for name, module in tuned.named_modules()
-        if isinstance(module, LoraLayer)
-    )
-
-
 def has_strengths(tuned: PeftModel) -> bool:
     return any(isinstance(layer.lora_A[TRAINED], StrengthLinear) for _, layer in lora_layers(tuned))
 
@@ -89,7 +80,7 @@ def folded(tuned: PeftModel, trained: Mapping[str, torch.Tensor]) -> dict[str, t
     found = {name: tensor for name, tensor in trained.items() if not name.endswith(parts)}
     layers = dict(lora_layers(tuned))
     for name, indices in kept(tuned).items():
-        prefix = f"{_PEFT_PREFIX}{name}."
+        prefix = f"{PEFT_PREFIX}{name}."
         found[prefix + A_WEIGHT] = layers[name].lora_A[TRAINED].folded()[indices]
         found[prefix + B_WEIGHT] = layers[name].lora_B[TRAINED].weight[:, indices]
     return found

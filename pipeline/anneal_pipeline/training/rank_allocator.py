@@ -22,7 +22,8 @@ from peft import PeftModel
 
 from anneal_pipeline.config.tuning import LoraConfig
 from anneal_pipeline.model.beginning import TRAINED
-from anneal_pipeline.model.strengths import StrengthLinear, lora_layers
+from anneal_pipeline.model.lora_layers import lora_layers
+from anneal_pipeline.model.strengths import StrengthLinear
 from anneal_pipeline.training.rank_schedule import RankSchedule, rank_schedule
 
 SENSITIVITY_DECAY = UNCERTAINTY_DECAY = 0.85
