@@ -8,19 +8,29 @@ import argparse
 import logging
 import os
 import sys
+import warnings
 from pathlib import Path
-
-import mlflow
-import torch
-from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging as transformers_logging
 
 
 def main() -> int:
     """Answer one question and print it."""
     options = _parser().parse_args()
     _only_the_answer()
+    print(answer(options))
+    return 0
+
+
+def answer(options: argparse.Namespace) -> str:
+    """What the registered model answers: always the likeliest next token."""
+    # Some of them speak while they are imported, so not before _only_the_answer().
+    import mlflow
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
     # Else MLflow hands out links into its S3 server, which may be out of reach from here.
     os.environ.setdefault("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", "false")
     mlflow.set_tracking_uri(options.tracking)
@@ -36,16 +46,15 @@ def main() -> int:
     )
     with torch.no_grad():
         output = model.generate(**prompt, max_new_tokens=options.tokens, do_sample=False)
-    answer = output[0, prompt["input_ids"].shape[1] :]
-    print(tokenizer.decode(answer, skip_special_tokens=True).strip())
-    return 0
+    answered = output[0, prompt["input_ids"].shape[1] :]
+    text: str = tokenizer.decode(answered, skip_special_tokens=True)
+    return text.strip()
 
 
 def _only_the_answer() -> None:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning)
 
 
 def _parser() -> argparse.ArgumentParser:

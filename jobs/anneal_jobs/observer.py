@@ -53,6 +53,11 @@ _TAGGED = frozenset(
     }
 )
 """Events that change or explain the numbers of a run, and so stay with them."""
+_MEASURED = {
+    pipeline.EVENT_ADAPTERS_MEASURED: "adapters",
+    pipeline.EVENT_ROUNDING_MEASURED: "quantization",
+}
+"""Events with numbers of their own, and what these begin with in MLflow."""
 _TAGS_KEY = "eventTags"
 _REPORT_SUFFIXES = (".html", ".json", ".md")
 
@@ -128,8 +133,8 @@ class RunObserver:
             self.writer.add(_model_metrics(fields), step=0, is_always_sent=True)
         if self.writer is not None and "backTo" in fields:
             self.writer.go_back(step=fields["step"], back_to=fields["backTo"])
-        if self.writer is not None and name == pipeline.EVENT_ADAPTERS_MEASURED:
-            values = {f"adapters/{key}": value for key, value in fields["metrics"].items()}
+        if self.writer is not None and name in _MEASURED:
+            values = {f"{_MEASURED[name]}/{key}": v for key, v in fields["metrics"].items()}
             self.writer.add(values, step=fields["step"], is_always_sent=True)
         if self.writer is not None and name in _TAGGED:
             self.writer.submit(_tag_action(self._own_tag(name, fields), message))

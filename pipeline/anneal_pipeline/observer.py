@@ -39,6 +39,8 @@ EVENT_RANKS_SETTLED = "ranks-settled"
 """The ranks of the adapters have fallen to their budget, and stay."""
 EVENT_ADAPTERS_MEASURED = "adapters-measured"
 """How well the adapters were used; its fields are `step` and `metrics`, one number each."""
+EVENT_ROUNDING_MEASURED = "rounding-measured"
+"""What the base lost in 4 bits; its fields are `step` and `metrics`, one number each."""
 EVENT_DIAGNOSIS = "diagnosis"
 """Symptom, likely cause and fix of something odd, said once per run."""
 

@@ -186,6 +186,7 @@ def open_run(inputs: Inputs) -> Run:
     )
     comparison = Comparison(
         config=inputs.config,
+        model_dir=inputs.model_dir,
         data=opened.data,
         evaluator=opened.evaluator,
         tokenizer=opened.tokenizer,

@@ -8,8 +8,10 @@ from dataclasses import asdict, dataclass
 from html import escape
 from pathlib import Path
 
+from anneal_pipeline.efficiency.rounding import Rounding
 from anneal_pipeline.evaluation.adapter_section import AdapterSection
 from anneal_pipeline.evaluation.curve import loss_curve_svg
+from anneal_pipeline.evaluation.rounding_section import rounding_html, rounding_markdown
 
 BASE = "base"
 TUNED = "tuned"
@@ -38,6 +40,8 @@ class ComparisonReport:
     """(step, loss on held-out responses)"""
     adapters: AdapterSection | None
     """None where they could not be measured."""
+    rounding: Rounding | None
+    """Of a base in 4 bits."""
 
     def change(self, metric: str) -> float | None:
         """Relative change of a metric from base to tuned; -0.6 is a fall by 60 %."""
@@ -50,6 +54,7 @@ class ComparisonReport:
         fields = asdict(self) | {
             "change": {m: self.change(m) for m in self.tuned},
             "adapters": self.adapters and self.adapters.to_data(),
+            "rounding": self.rounding and self.rounding.to_data(),
         }
         (folder / "report.json").write_text(
             json.dumps(fields, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
@@ -90,6 +95,8 @@ def _markdown(report: ComparisonReport) -> Iterator[str]:
         yield f"| {' | '.join(row)} |"
     if report.adapters is not None:
         yield from report.adapters.markdown()
+    if report.rounding is not None:
+        yield from rounding_markdown(report.rounding)
     for pair in report.answers:
         yield f"\n## {' '.join(pair.prompt.split())}\n"
         for title, text in _answers_of(pair):
@@ -125,13 +132,14 @@ def _html(report: ComparisonReport) -> str:
     )
     answers = "".join(_answer_html(pair) for pair in report.answers)
     adapters = "" if report.adapters is None else report.adapters.html()
+    rounding = "" if report.rounding is None else rounding_html(report.rounding)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f"<title>Evaluation of {escape(report.model)}</title><style>{_STYLE}</style></head><body>"
         f"<h1>Evaluation of {escape(report.model)}</h1><p>{escape(_caption(report))}</p>"
         "<table><tr><th>metric</th><th>base</th><th>tuned</th><th>change</th></tr>"
         f"{cells}</table><h2>Loss</h2>"
-        f"{loss_curve_svg(report.losses, report.evaluations)}{adapters}"
+        f"{loss_curve_svg(report.losses, report.evaluations)}{adapters}{rounding}"
         f"<h2>Answers</h2>{answers}"
         "</body></html>\n"
     )

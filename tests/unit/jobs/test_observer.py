@@ -116,6 +116,16 @@ def test_what_quantisation_saved_and_what_is_trained_are_on_the_run(tmp_path: Pa
     }
 
 
+def test_what_the_base_lost_in_4_bits_is_a_metric_each(tmp_path: Path) -> None:
+    observer = observer_of(
+        tmp_path, RunState(), writer=RunWriter(MlflowClient("http://127.0.0.1:9"), "run")
+    )
+    fields = {"step": 7, "metrics": {"rounding_error": 0.09}}
+    observer.on_event(pipeline.EVENT_ROUNDING_MEASURED, "The base in nf4 is off by 9 %", fields)
+    [point] = observer.save_state()["pendingMetrics"]
+    assert point[:3] == ["quantization/rounding_error", 0.09, 7]
+
+
 def test_how_the_adapters_were_used_is_a_metric_each(tmp_path: Path) -> None:
     observer = observer_of(
         tmp_path, RunState(), writer=RunWriter(MlflowClient("http://127.0.0.1:9"), "run")
