@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from anneal_pipeline.assembly import make_trainer
 from anneal_pipeline.evaluation.compare import Comparison
 from anneal_pipeline.evaluation.questions import check_prompts
 from anneal_pipeline.evaluation.report import BASE, TUNED
 from anneal_pipeline.export.adapter import verify_adapter, write_adapter, write_artifact_manifest
-from anneal_pipeline.model.adapters import kept_parameters
 from anneal_pipeline.observer import (
     EVENT_WARNING,
     STAGE_BASELINE,
@@ -21,9 +21,7 @@ from anneal_pipeline.observer import (
 )
 from anneal_pipeline.opening import Inputs, Opened, open_inputs
 from anneal_pipeline.training.loop import Trainer
-from anneal_pipeline.training.memory import RowLimit
 from anneal_pipeline.training.positions import check_lengths, learned_positions
-from anneal_pipeline.training.saver import Saver
 from anneal_pipeline.training.schedule import learning_rate
 from anneal_pipeline.training.state import RunState
 from anneal_pipeline.training.vocabulary import check_token_ids, unseen_warning
@@ -150,39 +148,8 @@ def _check_rows(opened: Opened) -> None:
 def open_run(inputs: Inputs) -> Run:
     opened = open_inputs(inputs)
     _check_rows(opened)
-    trainer = Trainer(
-        config=inputs.config,
-        plan=opened.plan,
-        tuned=opened.tuned,
-        path=opened.path,
-        optimizer=opened.optimizer,
-        limit=RowLimit(
-            rows=opened.plan.micro_batch_size,
-            may_halve=inputs.config.training.recovery.oom == "recover",
-        ),
-        evaluator=opened.evaluator,
-        data=opened.data,
-        sequences=opened.sequences,
-        state=opened.state,
-        checkpoints=inputs.checkpoints,
-        saver=Saver(
-            config=inputs.config,
-            parameters=kept_parameters(opened.tuned.model),
-            optimizer=opened.optimizer,
-            evaluation_limit=opened.evaluator.limit,
-            checkpoints=inputs.checkpoints,
-            checkpoint_info=opened.checkpoint_info,
-            observer=inputs.observer,
-            ranks=inputs.ranks,
-            scratch=inputs.scratch,
-            clock=inputs.clock,
-            last_checkpoint=opened.resumed_from,
-        ),
-        on_milestone=lambda percent, state: run.write_milestone(percent, state),
-        observer=inputs.observer,
-        ranks=inputs.ranks,
-        pad_id=int(opened.tokenizer.pad_token_id),
-        clock=inputs.clock,
+    trainer = make_trainer(
+        opened, on_milestone=lambda percent, state: run.write_milestone(percent, state)
     )
     comparison = Comparison(
         config=inputs.config,

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import TypeVar
 
 import numpy as np
@@ -158,3 +158,23 @@ def collate_packed(
             positions[index, span] = torch.arange(alone.ids.shape[1])
             start = span.stop
     return Batch(ids=ids, attention_mask=attention, labels=labels, position_ids=positions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collator:
+    """Makes the batches that a run trains on."""
+
+    split: PreparedSplit
+    pad_id: int
+    train_all: bool
+    """Every real token, not those of answers alone."""
+    is_packed: bool
+
+    def __call__(self, sequences: Sequence[Sequence[int]]) -> Batch:
+        """Sequences side by side, as the rows they are made of: one each, unless packed."""
+        if self.is_packed:
+            return collate_packed(
+                self.split, sequences, pad_id=self.pad_id, train_all=self.train_all
+            )
+        rows = list(chain.from_iterable(sequences))
+        return collate(self.split, rows, pad_id=self.pad_id, train_all=self.train_all)

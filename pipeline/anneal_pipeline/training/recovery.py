@@ -11,7 +11,7 @@ has or was asked for, so that all ranks take the same, and a resumed run repeats
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,10 @@ from anneal_pipeline.errors import (
     TrainingFailedError,
     UserError,
 )
-from anneal_pipeline.observer import EVENT_RECOVERED, Observer
-from anneal_pipeline.training.batches import Batch
-from anneal_pipeline.training.best import pin_best
+from anneal_pipeline.observer import EVENT_RECOVERED
+from anneal_pipeline.training.batches import Collator
+from anneal_pipeline.training.best import BestCheckpoint
+from anneal_pipeline.training.events import Events
 from anneal_pipeline.training.loss import LogitsPath
 from anneal_pipeline.training.memory import RowLimit
 from anneal_pipeline.training.optimizer import AdapterOptimizer, StepOutcome
@@ -61,13 +62,13 @@ class Recovery:
     optimizer: AdapterOptimizer
     path: LogitsPath
     limit: RowLimit
+    collate: Collator
     checkpoints: CheckpointStore
-    observer: Observer
-    ranks: Ranks
+    best: BestCheckpoint
     initial: Path
     """Folder with the state before the first step."""
-    metric: str
-    """What `best.json` is judged by."""
+    events: Events
+    ranks: Ranks
 
     def after_memory_ran_out(
         self, state: RunState, *, sequences: Sequence[tuple[int, ...]]
@@ -94,12 +95,7 @@ class Recovery:
         )
 
     def after_non_finite(
-        self,
-        state: RunState,
-        *,
-        rows: Sequence[int],
-        outcome: StepOutcome,
-        batch_of: Callable[[int], Batch],
+        self, state: RunState, *, rows: Sequence[int], outcome: StepOutcome
     ) -> RunState | None:
         """Leave rows out of the step, or go back; the state gone back to, or None: try again."""
         facts = (
@@ -114,7 +110,7 @@ class Recovery:
             return self.go_back(
                 state, reason=NON_FINITE_LOSS, why=f"{facts}, and adapter weights are no numbers"
             )
-        guilty = self._guilty_rows(rows, batch_of=batch_of)
+        guilty = self._guilty_rows(rows)
         if guilty and len(guilty) < len(rows):
             self._leave_out(state, rows=guilty, why=facts, end="these rows cause it alone")
         else:
@@ -169,12 +165,12 @@ class Recovery:
         norm = torch.nn.utils.get_total_norm(list(self.parameters.values()))
         return not self.ranks.any(not torch.isfinite(norm))
 
-    def _guilty_rows(self, rows: Sequence[int], *, batch_of: Callable[[int], Batch]) -> list[int]:
+    def _guilty_rows(self, rows: Sequence[int]) -> list[int]:
         """The rows that give no number by themselves; the ranks share the work."""
         flags = [0.0] * len(rows)
         with self.ranks.together():
             for index in self.ranks.share_of(range(len(rows))):
-                batch = batch_of(rows[index]).to(self.ranks.device)
+                batch = self.collate([(rows[index],)]).to(self.ranks.device)
                 loss = torch.tensor(self.path.backward(batch, weigh=lambda losses: losses))
                 grads = [p.grad for p in self.parameters.values() if p.grad is not None]
                 norm = torch.nn.utils.get_total_norm(grads)
@@ -272,11 +268,10 @@ class Recovery:
 
         if restored.best_checkpoint not in self.ranks.share(discard):
             restored.best_checkpoint = restored.best_step = restored.best_value = None
-        self.ranks.first_does(lambda: pin_best(self.checkpoints, restored, metric=self.metric))
+        self.ranks.first_does(lambda: self.best.pin(restored))
 
     def _tell(self, message: str, **fields: Any) -> None:
-        if self.ranks.is_first:
-            self.observer.on_event(EVENT_RECOVERED, message, fields)
+        self.events.tell(EVENT_RECOVERED, message, **fields)
 
 
 def _is_healthy(saved: SavedCheckpoint) -> bool:

@@ -131,14 +131,14 @@ FILES: dict[str, dict[str, str]] = {
         "training.maxGradNorm": "_config.max_grad_norm",
     },
     f"{PIPELINE}/training/loop.py": {
-        "training.earlyStopping.metric": "_early.metric",
-        "training.earlyStopping.patience": "_early.patience",
-        "training.earlyStopping.minDelta": "_early.min_delta",
-        "training.earlyStopping.restoreBest": "_early.restore_best",
-        "training.lossOn": "training.loss_on",
+        "training.earlyStopping.restoreBest": "early_stopping.config.restore_best",
         "training.seed": "training.seed",
         "checkpoint.milestones": "checkpoint.milestones",
-        "evaluation.schedule": "evaluation.schedule",
+    },
+    f"{PIPELINE}/training/held_out.py": {"training.earlyStopping.metric": "early.metric"},
+    f"{PIPELINE}/training/early_stopping.py": {
+        "training.earlyStopping.patience": "config.patience",
+        "training.earlyStopping.minDelta": "config.min_delta",
     },
     f"{PIPELINE}/training/schedule.py": {
         "training.schedule": "config.schedule",
@@ -155,10 +155,12 @@ FILES: dict[str, dict[str, str]] = {
         "checkpoint.resume": "checkpoint.resume",
         "tuning.newTokens": "tuning.new_tokens",
     },
-    f"{PIPELINE}/run.py": {
-        "export.verify": "export.verify",
+    f"{PIPELINE}/assembly.py": {
+        "evaluation.schedule": "evaluation.schedule",
+        "training.lossOn": "training.loss_on",
         "training.recovery.oom": "recovery.oom",
     },
+    f"{PIPELINE}/run.py": {"export.verify": "export.verify"},
     f"{PIPELINE}/evaluation/compare.py": {
         "evaluation.baseline": "evaluation.baseline",
         "evaluation.metrics": "evaluation.metrics",
