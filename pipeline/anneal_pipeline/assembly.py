@@ -13,10 +13,12 @@ from anneal_pipeline.training.events import Events
 from anneal_pipeline.training.held_out import HeldOutWatch, watched_metric
 from anneal_pipeline.training.loop import Trainer
 from anneal_pipeline.training.memory import RowLimit
+from anneal_pipeline.training.out_of_memory import MicroBatchHalving
 from anneal_pipeline.training.recovery import Recovery
 from anneal_pipeline.training.saver import Saver
 from anneal_pipeline.training.state import RunState
 from anneal_pipeline.training.step_report import StepReporter
+from anneal_pipeline.training.way_back import WayBack
 
 
 def make_trainer(opened: Opened, *, on_milestone: Callable[[int, RunState], None]) -> Trainer:
@@ -45,20 +47,14 @@ def make_trainer(opened: Opened, *, on_milestone: Callable[[int, RunState], None
         watch=watch,
         best=best,
         early_stopping=_early_stopping(opened, watch=watch, events=events),
-        recovery=Recovery(
+        halving=MicroBatchHalving(
             config=inputs.config,
-            data=opened.data,
-            parameters=saver.parameters,
-            optimizer=opened.optimizer,
-            path=opened.path,
+            split=opened.data.train,
             limit=limit,
-            collate=collate,
-            checkpoints=inputs.checkpoints,
-            best=best,
-            initial=saver.initial,
             events=events,
             ranks=inputs.ranks,
         ),
+        recovery=_recovery(opened, collate=collate, saver=saver, best=best, events=events),
         reporter=StepReporter(
             plan=opened.plan,
             allocator=opened.optimizer.allocator,
@@ -88,6 +84,31 @@ def _saver(opened: Opened) -> Saver:
         scratch=inputs.scratch,
         clock=inputs.clock,
         last_checkpoint=opened.resumed_from,
+    )
+
+
+def _recovery(
+    opened: Opened, *, collate: Collator, saver: Saver, best: BestCheckpoint, events: Events
+) -> Recovery:
+    config, ranks = opened.inputs.config, opened.inputs.ranks
+    return Recovery(
+        config=config,
+        data=opened.data,
+        parameters=saver.parameters,
+        optimizer=opened.optimizer,
+        path=opened.path,
+        collate=collate,
+        way_back=WayBack(
+            config=config,
+            parameters=saver.parameters,
+            optimizer=opened.optimizer,
+            checkpoints=saver.checkpoints,
+            initial=saver.initial,
+            best=best,
+            ranks=ranks,
+        ),
+        events=events,
+        ranks=ranks,
     )
 
 

@@ -37,8 +37,8 @@ from anneal_pipeline.observer import (
 )
 from anneal_pipeline.training.loss import LogitsPath
 from anneal_pipeline.training.memory import free_memory, is_out_of_memory
+from anneal_pipeline.training.out_of_memory import suggest_less_memory
 from anneal_pipeline.training.ranks import Ranks
-from anneal_pipeline.training.recovery import suggest_less_memory
 from anneal_pipeline.training.state import read_config, read_state
 
 MEASURED_MARGIN = 0.05

@@ -3,7 +3,7 @@
 At every step boundary, in this order: evaluate if due, save if due, end or stop if asked, take a
 step. What has been done at a boundary is in the state, so a run that resumes there does only the
 rest. Evaluating is for `held_out`, what follows from it for `best` and `early_stopping`, what goes
-wrong within a step for `recovery`.
+wrong within a step for `out_of_memory` and `recovery`.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from anneal_pipeline.training.held_out import HeldOutWatch
 from anneal_pipeline.training.loss import LogitsPath
 from anneal_pipeline.training.memory import MemoryRanOutError, RowLimit
 from anneal_pipeline.training.optimizer import AdapterOptimizer, StepOutcome
+from anneal_pipeline.training.out_of_memory import MicroBatchHalving
 from anneal_pipeline.training.randomness import seed_step
 from anneal_pipeline.training.rank_allocator import describe_ranks
 from anneal_pipeline.training.ranks import Ranks
@@ -59,6 +60,7 @@ class Trainer:
     watch: HeldOutWatch
     best: BestCheckpoint
     early_stopping: EarlyStopping | None
+    halving: MicroBatchHalving
     recovery: Recovery
     reporter: StepReporter
     on_milestone: Callable[[int, RunState], None]
@@ -160,7 +162,7 @@ class Trainer:
             try:
                 return self.optimizer.gather(self.path, self._own_batches(sequences))
             except MemoryRanOutError:
-                self.recovery.after_memory_ran_out(self.state, sequences=sequences)
+                self.halving.lower(self.state, sequences=sequences)
 
     def _take(self, outcome: StepOutcome, *, began: float) -> None:
         """Apply the gradients and look at what came of it."""

@@ -1,55 +1,39 @@
-"""What the loop does when a step goes wrong, by `training.recovery`; every action is an event.
+"""What the loop does when the numbers go wrong, by `training.recovery`; every action is an event.
 
-Out of memory: fewer rows per forward pass, more of them; batch and steps stay. A loss that is no
-number: the rows that cause it alone are left out from then on; where none stands out the whole step
-is left out and the learning rate halved. Damaged weights or a loss that ran away: back to the
-newest checkpoint from before, with half the learning rate. After MAX_INTERVENTIONS halvings, or too
-many rows left out, the run fails and says why. All decisions follow from numbers that every rank
-has or was asked for, so that all ranks take the same, and a resumed run repeats them.
+A loss that is no number: the rows that cause it alone are left out from then on; where none stands
+out the whole step is left out and the learning rate halved. Damaged weights or a loss that ran
+away: the `way_back`, with half the learning rate. After MAX_INTERVENTIONS halvings, or too many
+rows left out, the run fails and says why. All decisions follow from numbers that every rank has or
+was asked for, so that all ranks take the same, and a resumed run repeats them.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from anneal_pipeline.checkpoint.manifest import order_of
-from anneal_pipeline.checkpoint.store import CheckpointStore, SavedCheckpoint
 from anneal_pipeline.config.pipeline import PipelineConfig
-from anneal_pipeline.config.tuning import LoraConfig
 from anneal_pipeline.data.prepare import PreparedData
-from anneal_pipeline.errors import (
-    DOES_NOT_FIT,
-    LOSS_DIVERGED,
-    NON_FINITE_LOSS,
-    TrainingFailedError,
-    UserError,
-)
+from anneal_pipeline.errors import LOSS_DIVERGED, NON_FINITE_LOSS, TrainingFailedError
 from anneal_pipeline.observer import EVENT_RECOVERED
 from anneal_pipeline.training.batches import Collator
-from anneal_pipeline.training.best import BestCheckpoint
 from anneal_pipeline.training.events import Events
 from anneal_pipeline.training.loss import LogitsPath
-from anneal_pipeline.training.memory import RowLimit
 from anneal_pipeline.training.optimizer import AdapterOptimizer, StepOutcome
 from anneal_pipeline.training.ranks import Ranks
-from anneal_pipeline.training.resume import share_checkpoint
 from anneal_pipeline.training.row_places import row_places
-from anneal_pipeline.training.runaway import WINDOW, has_run_away, is_healthy, means
-from anneal_pipeline.training.state import RunState, load_state, read_state
+from anneal_pipeline.training.runaway import WINDOW, has_run_away, means
+from anneal_pipeline.training.state import RunState
+from anneal_pipeline.training.way_back import WayBack
 
 RATE_CUT = 0.5
 MAX_INTERVENTIONS = 3
 """Halvings of the learning rate: an eighth of it is the least that is tried."""
 SKIPPED_MIN, SKIPPED_SHARE = 8, 0.05
 """Rows that may be left out for themselves: this many or this share, whichever is more."""
-SMALL_RANK = 8
-"""From here down another rank of the adapters hardly changes the memory."""
 NAMED_MAX = 10
 """Rows named in one message."""
 
@@ -61,38 +45,10 @@ class Recovery:
     parameters: Mapping[str, torch.nn.Parameter]
     optimizer: AdapterOptimizer
     path: LogitsPath
-    limit: RowLimit
     collate: Collator
-    checkpoints: CheckpointStore
-    best: BestCheckpoint
-    initial: Path
-    """Folder with the state before the first step."""
+    way_back: WayBack
     events: Events
     ranks: Ranks
-
-    def after_memory_ran_out(
-        self, state: RunState, *, sequences: Sequence[tuple[int, ...]]
-    ) -> None:
-        """Halve the micro-batch, or fail with what would fit."""
-        used = min(self.limit.rows, math.ceil(len(sequences) / self.ranks.world_size))
-        lengths = self.data.train.lengths()
-        length = max(sum(lengths[row] for row in rows) for rows in sequences)
-        if not self.limit.halve(rows=used):
-            raise UserError(
-                DOES_NOT_FIT,
-                f"Memory ran out in training step {state.step + 1} with {used} "
-                f"{'row' if used == 1 else 'rows'} of up to {length} tokens per forward pass; "
-                f"{suggest_less_memory(self.config, rows=used, length=length)}",
-            )
-        state.micro_batch_size = self.limit.rows
-        self._tell(
-            f"Memory ran out in step {state.step + 1} with {used} rows of up to {length} tokens "
-            f"per forward pass; going on with {self.limit.rows} rows and more accumulation, the "
-            f"batch of {self.config.training.batch_size} and the number of steps stay",
-            kind="oom",
-            step=state.step + 1,
-            microBatchSize=self.limit.rows,
-        )
 
     def after_non_finite(
         self, state: RunState, *, rows: Sequence[int], outcome: StepOutcome
@@ -208,18 +164,13 @@ class Recovery:
     def go_back(self, state: RunState, *, reason: str, why: str) -> RunState:
         """Load the newest healthy state from before, with half the learning rate."""
         self._lower_rate(state, reason=reason, why=why)
-        saved = self._healthy_checkpoint(state)
-        folder = saved.folder if saved is not None else self.initial
-        if not folder.is_dir():
+        restored = self.way_back.take(state)
+        if restored is None:
             raise TrainingFailedError(
                 reason,
                 f"{why}; no checkpoint from before it is left to go back to: lower "
                 "training.learningRate and start anew",
             )
-        restored = read_state(folder)
-        load_state(folder, restored, parameters=self.parameters, optimizer=self.optimizer)
-        _keep_what_was_learnt(restored, state)
-        self._forget_after(restored)
         self._tell(
             f"{why}; back to step {restored.step} with learning rate {self.rate(restored):g}",
             kind="divergence" if reason == LOSS_DIVERGED else "nan",
@@ -229,96 +180,5 @@ class Recovery:
         )
         return restored
 
-    def _healthy_checkpoint(self, state: RunState) -> SavedCheckpoint | None:
-        """The newest one of this run whose loss showed no sign yet."""
-
-        def find() -> SavedCheckpoint | None:
-            for name in self.checkpoints.names():
-                order = order_of(name)
-                if order is None or order[0] > state.step:
-                    continue
-                found = self._fetch_of_this_run(name, state=state)
-                if found is not None and _is_healthy(found):
-                    return found
-            return None
-
-        return share_checkpoint(find, checkpoints=self.checkpoints, ranks=self.ranks)
-
-    def _fetch_of_this_run(self, name: str, *, state: RunState) -> SavedCheckpoint | None:
-        """A checkpoint unless it is damaged or a run wrote it that this one does not go on from."""
-        is_own = self.checkpoints.is_own(name)
-        if not is_own and not self._resumes:
-            return None
-        saved = self.checkpoints.fetch(name)
-        if saved is None or is_own:
-            return saved
-        own = {self.config.mathematical_hash(), *state.lineage}
-        return saved if saved.manifest.config_hash in own else None
-
-    @property
-    def _resumes(self) -> bool:
-        return self.config.checkpoint.resume == "Auto"
-
-    def _forget_after(self, restored: RunState) -> None:
-        """Checkpoints from after it go, so that no later attempt takes them up."""
-
-        def discard() -> list[str]:
-            self.checkpoints.discard_after(restored.step, own_only=not self._resumes)
-            return self.checkpoints.names()
-
-        if restored.best_checkpoint not in self.ranks.share(discard):
-            restored.best_checkpoint = restored.best_step = restored.best_value = None
-        self.ranks.first_does(lambda: self.best.pin(restored))
-
     def _tell(self, message: str, **fields: Any) -> None:
         self.events.tell(EVENT_RECOVERED, message, **fields)
-
-
-def _is_healthy(saved: SavedCheckpoint) -> bool:
-    return is_healthy([loss for _, loss in read_state(saved.folder).losses])
-
-
-def _keep_what_was_learnt(restored: RunState, state: RunState) -> None:
-    """Going back undoes the training, not the lessons."""
-    restored.rate_factor = state.rate_factor
-    restored.interventions = state.interventions
-    restored.skipped_rows = state.skipped_rows
-    restored.num_skipped_with_steps = state.num_skipped_with_steps
-    restored.micro_batch_size = state.micro_batch_size
-    restored.is_memory_short = state.is_memory_short
-    restored.evaluation_batch_size = state.evaluation_batch_size
-    restored.told = state.told
-    restored.lineage = state.lineage
-    restored.facts = state.facts
-
-
-def suggest_less_memory(config: PipelineConfig, *, rows: int, length: int) -> str:
-    """Concrete settings that need less memory, likeliest first."""
-    ways = []
-    if rows > 1:
-        ways.append(
-            f"set training.recovery.oom to recover or training.microBatchSize to {rows // 2}"
-        )
-    if not config.training.gradient_checkpointing:
-        ways.append("set training.gradientCheckpointing to true")
-    if config.tuning.method == "lora":
-        ways.append("set tuning.method to qlora")
-    elif not config.tuning.quantization.double_quant:
-        ways.append("set tuning.quantization.doubleQuant to true")
-    if config.training.packing:
-        ways.append("set training.packing to false")
-    ways.append(f"set training.sequenceLength to {max(8, length // 2)}")
-    if config.training.optimizer == "adamw":
-        ways.append("set training.optimizer to pagedAdamw8bit")
-    if config.tuning.lora.initial_rank > SMALL_RANK:
-        ways.append(_lower_rank(config.tuning.lora))
-    return "; or ".join(ways)
-
-
-def _lower_rank(lora: LoraConfig) -> str:
-    """Memory goes by the rank that adapters begin with."""
-    if lora.rank_allocation is None or lora.rank_allocation.initial_rank is None:
-        return f"set tuning.lora.rank to {lora.rank // 2}"
-    lower = lora.initial_rank // 2
-    below = "" if lora.rank < lower else " and tuning.lora.rank below it"
-    return f"set tuning.lora.rankAllocation.initialRank to {lower}{below}"

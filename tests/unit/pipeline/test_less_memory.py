@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from anneal_pipeline.config.pipeline import PipelineConfig
-from anneal_pipeline.training.recovery import suggest_less_memory
+from anneal_pipeline.training.out_of_memory import suggest_less_memory
 
 
 def falling(*, rank: int, **allocation: int) -> dict[str, Any]:
