@@ -23,10 +23,11 @@ from anneal_pipeline.errors import DOES_NOT_FIT, StopRequestedError, UserError
 from anneal_pipeline.memory.allocator import return_freed_blocks
 from anneal_pipeline.memory.estimate import Estimate, Wish, estimate, planning
 from anneal_pipeline.memory.fit import PlanOf, Setting, choose
+from anneal_pipeline.memory.full_batch import full_batch
 from anneal_pipeline.memory.plan import MemoryPlan, size_text
 from anneal_pipeline.memory.room import Room, room_on_cpu
 from anneal_pipeline.memory.trace import Place, PlanUnknownError
-from anneal_pipeline.memory.trial import full_batch, measure_pass
+from anneal_pipeline.memory.trial import measure_pass
 from anneal_pipeline.model.four_bit import BaseForm
 from anneal_pipeline.model.loading import trained_in
 from anneal_pipeline.observer import (

@@ -10,10 +10,10 @@ import torch
 
 from anneal_pipeline.config.pipeline import PipelineConfig
 from anneal_pipeline.errors import PipelineError
+from anneal_pipeline.memory.full_batch import full_batch
 from anneal_pipeline.memory.live_set import CUDA_BLOCK_BYTES, LiveSet
 from anneal_pipeline.memory.plan import MemoryPlan
 from anneal_pipeline.memory.skeleton import DEVICE, Skeleton, build_skeleton
-from anneal_pipeline.training.batches import Batch
 from anneal_pipeline.training.loss import LogitsPath
 
 CPU_OVERHEAD_BYTES = 64 << 20
@@ -41,15 +41,6 @@ class Place:
     compute: torch.dtype
     in_4_bit: bool
     on_gpu: bool
-
-
-class FullBatch(Batch):
-    """A micro-batch in which every token is trained."""
-
-    @property
-    def num_trained_tokens(self) -> int:
-        rows, length = self.ids.shape
-        return rows * (length - 1)
 
 
 @dataclass(frozen=True)
@@ -111,12 +102,12 @@ def _run(skeleton: Skeleton, live: LiveSet, *, rows: int, length: int) -> int:
         warnings.simplefilter("ignore")  # what a real step has to say it will say itself
         for parameter in trained:
             parameter.grad = torch.empty_like(parameter)
-        ids = torch.empty(rows, length, dtype=torch.long, device=DEVICE)
-        batch = FullBatch(
-            ids=ids,
-            attention_mask=ids.clone(),
-            labels=ids.clone(),
-            position_ids=ids.clone() if skeleton.is_packed else None,
+        batch = full_batch(
+            rows=rows,
+            length=length,
+            num_ids=skeleton.vocabulary,
+            is_packed=skeleton.is_packed,
+            device=DEVICE,
         )
         inputs = [t for t in (*batch.inputs().values(), batch.labels) if t is not None]
         gradients = [p.grad for p in trained if p.grad is not None]

@@ -9,23 +9,6 @@ from anneal_pipeline.training.batches import Batch
 from anneal_pipeline.training.loss import LogitsPath
 
 
-def full_batch(
-    *, rows: int, length: int, num_ids: int, is_packed: bool, device: torch.device
-) -> Batch:
-    """The most that a pass may get: every row full of `num_ids` ids in turn, every token trained.
-
-    A packed one holds two rows in each sequence, so that they have to be kept apart.
-    """
-    ids = torch.arange(rows * length, device=device).view(rows, length) % num_ids
-    positions = torch.arange(length, device=device) % -(-length // 2)
-    return Batch(
-        ids=ids,
-        attention_mask=torch.ones_like(ids),
-        labels=ids.clone(),
-        position_ids=positions.expand(rows, length).contiguous() if is_packed else None,
-    )
-
-
 def measure_pass(path: LogitsPath, batch: Batch, *, model: torch.nn.Module) -> int | None:
     """Bytes that a forward and a backward pass take at their peak, beside gradients.
 

@@ -20,10 +20,10 @@ from anneal_pipeline.config.pipeline import PipelineConfig
 from anneal_pipeline.errors import DOES_NOT_FIT, StopRequestedError, UserError
 from anneal_pipeline.memory.estimate import planning
 from anneal_pipeline.memory.fit import MARGIN, Setting
+from anneal_pipeline.memory.full_batch import full_batch
 from anneal_pipeline.memory.plan import MemoryPlan
 from anneal_pipeline.memory.room import Room
 from anneal_pipeline.memory.trace import Place
-from anneal_pipeline.memory.trial import full_batch
 from anneal_pipeline.micro_batch import MEASURED_MARGIN, RoomOf
 from anneal_pipeline.observer import EVENT_MEMORY_PLANNED, EVENT_WARNING
 from anneal_pipeline.stages import PipelineResult
