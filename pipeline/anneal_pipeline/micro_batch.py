@@ -16,7 +16,6 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 
-from anneal_pipeline.checkpoint.store import SavedCheckpoint
 from anneal_pipeline.config.pipeline import PipelineConfig
 from anneal_pipeline.device import compute_dtype
 from anneal_pipeline.errors import DOES_NOT_FIT, StopRequestedError, UserError
@@ -40,7 +39,7 @@ from anneal_pipeline.training.loss import LogitsPath
 from anneal_pipeline.training.memory import free_memory, is_out_of_memory
 from anneal_pipeline.training.out_of_memory import suggest_less_memory
 from anneal_pipeline.training.ranks import Ranks
-from anneal_pipeline.training.state import read_config, read_state
+from anneal_pipeline.training.resume import SavedRun
 
 MEASURED_MARGIN = 0.05
 """Left free once a pass was measured: rows of other lengths are laid out otherwise."""
@@ -72,14 +71,13 @@ class MicroBatch:
     _plan_of: PlanOf = field(init=False)
     _num_plans: int = field(init=False, default=0)
 
-    def of_checkpoint(self, saved: SavedCheckpoint) -> int | None:
+    def of_run(self, saved: SavedRun) -> int | None:
         """Sequences per forward pass of the run so far; None where the job asks for others now."""
-        state = read_state(saved.folder)
-        self._be_short(state.is_memory_short)
-        asked = read_config(saved.folder).get("training", {}).get("microBatchSize")
+        self._be_short(saved.state.is_memory_short)
+        asked = saved.config.get("training", {}).get("microBatchSize")
         if asked != self.config.training.micro_batch_size:
             return None
-        rows: int | None = state.facts.get("microBatchSize")
+        rows: int | None = saved.state.facts.get("microBatchSize")
         return rows
 
     def plan(self, *, folder: Path, form: BaseForm) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from anneal_pipeline.checkpoint.manifest import CheckpointInfo
-from anneal_pipeline.checkpoint.store import CheckpointStore, SavedCheckpoint
+from anneal_pipeline.checkpoint.store import CheckpointStore
 from anneal_pipeline.config.pipeline import PipelineConfig
 from anneal_pipeline.config.steps import StepPlan, plan_steps
 from anneal_pipeline.data.files import DatasetFiles
@@ -42,7 +42,8 @@ from anneal_pipeline.training.optimizer import AdapterOptimizer
 from anneal_pipeline.training.rank_allocator import make_allocator
 from anneal_pipeline.training.ranks import Ranks
 from anneal_pipeline.training.resume import (
-    find_checkpoint,
+    SavedRun,
+    find_run,
     library_versions,
     restore,
     run_facts,
@@ -105,9 +106,9 @@ def open_inputs(inputs: Inputs) -> Opened:
     data = _prepare(inputs, tokenizer)
     _check_early_stopping(inputs.config, data)
     sequences = StepSequences.of(inputs.config.training, data.train.lengths())
-    saved = _newest_checkpoint(inputs)
+    saved = _saved_run(inputs)
     micro_batch = _micro_batch(inputs, sequences)
-    rows = micro_batch.of_checkpoint(saved) if saved is not None else None
+    rows = micro_batch.of_run(saved) if saved is not None else None
     rows = rows or micro_batch.plan(folder=inputs.model_dir, form=form)
     with inputs.ranks.together():
         tuned = _load_model(inputs, form)
@@ -145,11 +146,11 @@ def open_inputs(inputs: Inputs) -> Opened:
     return opened
 
 
-def _newest_checkpoint(inputs: Inputs) -> SavedCheckpoint | None:
+def _saved_run(inputs: Inputs) -> SavedRun | None:
     if inputs.config.checkpoint.resume != "Auto":
         return None
     reading = _model_reading(inputs)
-    return find_checkpoint(inputs.checkpoints, ranks=inputs.ranks, on_chunk=reading)
+    return find_run(inputs.checkpoints, ranks=inputs.ranks, on_chunk=reading)
 
 
 def _facts(inputs: Inputs, tuned: TunedModel, *, micro_batch_size: int) -> dict[str, Any]:
@@ -184,7 +185,7 @@ def _check_early_stopping(config: PipelineConfig, data: PreparedData) -> None:
         )
 
 
-def _take_up(opened: Opened, saved: SavedCheckpoint) -> None:
+def _take_up(opened: Opened, saved: SavedRun) -> None:
     """Go on from the newest good checkpoint."""
     inputs = opened.inputs
     with inputs.ranks.together():
@@ -199,7 +200,7 @@ def _take_up(opened: Opened, saved: SavedCheckpoint) -> None:
         )
     limit = opened.evaluator.limit
     limit.rows = min(limit.rows, opened.state.evaluation_batch_size or limit.rows)
-    opened.resumed_from = saved.manifest.name
+    opened.resumed_from = saved.checkpoint.manifest.name
 
 
 def _evaluator(

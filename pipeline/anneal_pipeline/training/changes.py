@@ -14,12 +14,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from anneal_pipeline.checkpoint.store import SavedCheckpoint
+from anneal_pipeline.checkpoint.manifest import Manifest
 from anneal_pipeline.config.pipeline import MATHEMATICAL_SECTIONS, PipelineConfig
 from anneal_pipeline.config.schema import ConfigError
 from anneal_pipeline.errors import RUN_CHANGED, UserError
 from anneal_pipeline.evaluation.perplexity import RESPONSE_PERPLEXITY
-from anneal_pipeline.training.state import read_config
 
 DATASET_CONTENT = "dataset.content"
 MODEL_CONTENT = "model.content"
@@ -51,21 +50,22 @@ class Change:
 
 
 def find_changes(
-    saved: SavedCheckpoint,
+    saved: Manifest,
     *,
     config: PipelineConfig,
     dataset_digest: str,
     libraries: Mapping[str, str],
     facts: Mapping[str, Any],
+    saved_config: Mapping[str, Any],
     saved_facts: Mapping[str, Any],
 ) -> list[Change]:
     """Every difference that makes it another run, configuration first."""
-    before, now = _known(read_config(saved.folder)), config.to_data()
+    before, now = _known(saved_config), config.to_data()
     changes = _between(_leaves(before), _leaves(now))
     if _is_watched(before) or _is_watched(now):
         changes += _between(_evaluation_times(before), _evaluation_times(now))
     digests = (
-        (DATASET_CONTENT, saved.manifest.dataset_digest, dataset_digest),
+        (DATASET_CONTENT, saved.dataset_digest, dataset_digest),
         (MODEL_CONTENT, saved_facts.get(BASE_DIGEST), facts.get(BASE_DIGEST)),
     )
     changes += [
@@ -73,7 +73,7 @@ def find_changes(
         for path, before, now in digests
         if before != now
     ]
-    versions = {name: saved.manifest.libraries.get(name) for name in libraries}
+    versions = {name: saved.libraries.get(name) for name in libraries}
     return changes + _between(_prefixed(versions), _prefixed(libraries))
 
 
@@ -98,7 +98,7 @@ def watches_another_metric(changes: Sequence[Change]) -> bool:
     )
 
 
-def _known(stored: dict[str, Any]) -> dict[str, Any]:
+def _known(stored: Mapping[str, Any]) -> Mapping[str, Any]:
     """The stored configuration with the defaults of fields that came after it."""
     try:
         return PipelineConfig.parse(stored).to_data()

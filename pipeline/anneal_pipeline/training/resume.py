@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
@@ -29,6 +30,7 @@ from anneal_pipeline.training.ranks import Ranks
 from anneal_pipeline.training.state import (
     RunState,
     load_state,
+    read_config,
     read_observer_state,
     read_state,
     write_state,
@@ -65,15 +67,29 @@ def run_facts(
     }
 
 
-def find_checkpoint(
+@dataclass(frozen=True, kw_only=True)
+class SavedRun:
+    """A run that can be gone on with, as its checkpoint has it."""
+
+    checkpoint: SavedCheckpoint
+    state: RunState
+    config: Mapping[str, Any]
+
+
+def find_run(
     checkpoints: CheckpointStore, *, ranks: Ranks, on_chunk: Callable[[int], None]
-) -> SavedCheckpoint | None:
-    """The checkpoint all ranks resume from: the first rank chooses, the others fetch the same."""
-    return share_checkpoint(
+) -> SavedRun | None:
+    """What all ranks resume from: the first rank chooses, the others fetch the same."""
+    saved = share_checkpoint(
         lambda: checkpoints.latest(on_chunk=on_chunk),
         checkpoints=checkpoints,
         ranks=ranks,
         on_chunk=on_chunk,
+    )
+    if saved is None:
+        return None
+    return SavedRun(
+        checkpoint=saved, state=read_state(saved.folder), config=read_config(saved.folder)
     )
 
 
@@ -100,7 +116,7 @@ def share_checkpoint(
 
 
 def restore(
-    saved: SavedCheckpoint,
+    saved: SavedRun,
     *,
     parameters: Mapping[str, torch.nn.Parameter],
     optimizer: AdapterOptimizer,
@@ -114,24 +130,23 @@ def restore(
     A checkpoint of another run is refused before anything is loaded. The state before the first
     step is kept in INITIAL_NAME, so that a recovery can go back to it as in a run never stopped.
     """
-    state = read_state(saved.folder)
+    state, folder, manifest = saved.state, saved.checkpoint.folder, saved.checkpoint.manifest
     changes = find_changes(
-        saved,
+        manifest,
         config=config,
         dataset_digest=dataset_digest,
         libraries=library_versions(),
         facts=facts,
+        saved_config=saved.config,
         saved_facts=state.facts,
     )
-    refuse_changes(
-        changes, checkpoint=saved.manifest.name, accepted=config.checkpoint.accept_changes
-    )
+    refuse_changes(changes, checkpoint=manifest.name, accepted=config.checkpoint.accept_changes)
     if any(change.path == DATASET_CONTENT for change in changes):
         state.skipped_rows = []  # they were numbers of other rows
         state.num_skipped_with_steps = 0
     if watches_another_metric(changes):
         state.best_step = state.best_value = state.best_checkpoint = None
-    initial = saved.folder.with_name(INITIAL_NAME)
+    initial = folder.with_name(INITIAL_NAME)
     shutil.rmtree(initial, ignore_errors=True)
     write_state(
         initial,
@@ -145,16 +160,16 @@ def restore(
         observer_state={},
         config=config.to_data(),
     )
-    load_state(saved.folder, state, parameters=parameters, optimizer=optimizer)
-    observer.load_state(read_observer_state(saved.folder))
+    load_state(folder, state, parameters=parameters, optimizer=optimizer)
+    observer.load_state(read_observer_state(folder))
     _warn_of_differences(changes, state, facts=facts, observer=observer)
     state.facts = dict(facts)
-    before = (*state.lineage, saved.manifest.config_hash)
+    before = (*state.lineage, manifest.config_hash)
     state.lineage = [h for h in dict.fromkeys(before) if h != config.mathematical_hash()]
     observer.on_event(
         EVENT_RESUMED,
-        f"Resuming from step {state.step} of checkpoint {saved.manifest.name}",
-        {"step": state.step, "checkpoint": saved.manifest.name},
+        f"Resuming from step {state.step} of checkpoint {manifest.name}",
+        {"step": state.step, "checkpoint": manifest.name},
     )
     return state
 
