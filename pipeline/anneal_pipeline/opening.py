@@ -18,7 +18,8 @@ from anneal_pipeline.data.files import DatasetFiles
 from anneal_pipeline.data.prepare import PreparedData, prepare_data
 from anneal_pipeline.data.tokens import generation_eos, stop_token_ids
 from anneal_pipeline.errors import NOTHING_TO_WATCH, StopRequestedError, UserError
-from anneal_pipeline.evaluation.perplexity import ROWS_PER_GROUP, Evaluator
+from anneal_pipeline.evaluation.evaluator import make_evaluator
+from anneal_pipeline.evaluation.perplexity import Evaluator
 from anneal_pipeline.memory.while_loading import named_while_loading
 from anneal_pipeline.micro_batch import MicroBatch, RoomOf
 from anneal_pipeline.model.adapters import kept_parameters
@@ -29,7 +30,6 @@ from anneal_pipeline.model.packable import require_packable
 from anneal_pipeline.model.weight_progress import each_weight
 from anneal_pipeline.observer import (
     EVENT_MODEL_READY,
-    EVENT_RECOVERED,
     EVENT_WARNING,
     STAGE_MODEL,
     Observer,
@@ -37,7 +37,6 @@ from anneal_pipeline.observer import (
 from anneal_pipeline.reading import Reading
 from anneal_pipeline.training.eight_bit import check_optimizer
 from anneal_pipeline.training.loss import LogitsPath
-from anneal_pipeline.training.memory import RowLimit
 from anneal_pipeline.training.optimizer import AdapterOptimizer
 from anneal_pipeline.training.rank_allocator import make_allocator
 from anneal_pipeline.training.ranks import Ranks
@@ -125,7 +124,15 @@ def open_inputs(inputs: Inputs) -> Opened:
         tokenizer=tokenizer,
         tuned=tuned,
         path=path,
-        evaluator=_evaluator(inputs, plan=plan, tuned=tuned, path=path, tokenizer=tokenizer),
+        evaluator=make_evaluator(
+            inputs.config,
+            model=tuned.model,
+            path=path,
+            pad_id=int(tokenizer.pad_token_id),
+            micro_batch_size=plan.micro_batch_size,
+            observer=inputs.observer,
+            ranks=inputs.ranks,
+        ),
         optimizer=AdapterOptimizer(
             inputs.config.training,
             model=tuned.model,
@@ -201,47 +208,6 @@ def _take_up(opened: Opened, saved: SavedRun) -> None:
     limit = opened.evaluator.limit
     limit.rows = min(limit.rows, opened.state.evaluation_batch_size or limit.rows)
     opened.resumed_from = saved.checkpoint.manifest.name
-
-
-def _evaluator(
-    inputs: Inputs,
-    *,
-    plan: StepPlan,
-    tuned: TunedModel,
-    path: LogitsPath,
-    tokenizer: PreTrainedTokenizerBase,
-) -> Evaluator:
-    def report(stage: str, done: int, total: int) -> None:
-        if inputs.ranks.is_first:
-            inputs.observer.on_stage(stage, done=done, total=total, unit="batches")
-
-    def report_halving(rows: int, *, rank: int = 0) -> None:
-        where = "there" if inputs.ranks.world_size == 1 else f"there on rank {rank}"
-        inputs.observer.on_event(
-            EVENT_RECOVERED,
-            f"Memory ran out in an evaluation; going on with {rows} rows per forward pass {where}",
-            {"kind": "oom", "evaluationBatchSize": rows, "rank": rank},
-        )
-
-    training = inputs.config.training
-    wanted = [*inputs.config.evaluation.metrics]
-    if training.early_stopping is not None:
-        wanted.append(training.early_stopping.metric)
-    return Evaluator(
-        model=tuned.model,
-        path=path,
-        ranks=inputs.ranks,
-        pad_id=int(tokenizer.pad_token_id),
-        # Without gradients twice the rows of a training step need no more than that step does.
-        limit=RowLimit(
-            rows=min(ROWS_PER_GROUP, 2 * plan.micro_batch_size),
-            may_halve=training.recovery.oom == "recover",
-        ),
-        wanted=wanted,
-        should_stop=inputs.observer.should_stop,
-        on_progress=report,
-        on_halved=report_halving,
-    )
 
 
 def _prepare(inputs: Inputs, tokenizer: PreTrainedTokenizerBase) -> PreparedData:

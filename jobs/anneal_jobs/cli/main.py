@@ -5,10 +5,9 @@ from __future__ import annotations
 
 import json
 import sys
-from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -17,11 +16,9 @@ from anneal_jobs.cli.cluster_needs import cluster_needs
 from anneal_jobs.cli.explain import lines_of, select, similar
 from anneal_jobs.cli.job_file import JobFile, JobFileError, read_job_file
 from anneal_jobs.cli.local_job import LocalOptions, check_before_first_run
+from anneal_jobs.cli.options import FileOption, OutputForm, S3EndpointOption, SetOption
 from anneal_jobs.errors import JobsError
 from anneal_pipeline.errors import PipelineError, UserError
-
-if TYPE_CHECKING:
-    from anneal_pipeline.memory.rank_limit import RankLimit
 
 _EXIT_SIGINT = 130
 
@@ -39,31 +36,6 @@ models_app = typer.Typer(
 app.add_typer(models_app, name="models")
 data_app = typer.Typer(no_args_is_help=True, help="Look at data before it is trained on.")
 app.add_typer(data_app, name="data")
-
-
-class OutputForm(StrEnum):
-    TABLE = "table"
-    JSON = "json"
-
-
-FileOption = Annotated[
-    str,
-    typer.Option(
-        "--file", "-f", metavar="FILE", help="FineTuneJob as YAML; - reads standard input."
-    ),
-]
-S3EndpointOption = Annotated[
-    str | None,
-    typer.Option(metavar="URL", help="URL of the S3 server. Default: AWS_ENDPOINT_URL, else AWS."),
-]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="FIELD=VALUE",
-        help="Change a field below spec, as in training.maxSteps=20; may be repeated.",
-    ),
-]
 
 
 def _print_version_and_exit(wanted: bool) -> None:
@@ -185,7 +157,9 @@ def estimate(
             else:
                 found = estimating.estimate_job(job, options)
     if max_rank:
-        return _show_rank_limit(limit, output)
+        from anneal_jobs.cli.rank_limit import show
+
+        return show(limit, output=output)
     if output is OutputForm.JSON:
         terminal.print_data(json.dumps(estimating.data_of(found), indent=2))
     else:
@@ -194,19 +168,6 @@ def estimate(
     if not found.fits:
         terminal.fail(found.refusal())
         raise typer.Exit(terminal.EXIT_USER)
-
-
-def _show_rank_limit(found: RankLimit, output: OutputForm) -> None:
-    from anneal_jobs.cli.estimate import table_of
-    from anneal_jobs.cli.rank_limit import data_of_limit, tasks_table
-
-    if output is OutputForm.JSON:
-        terminal.print_data(json.dumps(data_of_limit(found), indent=2))
-        return
-    terminal.print_data(found.sentence())
-    terminal.stdout().print(table_of(found.plan, room=found.room))
-    terminal.print_data("Memory bounds the rank, the task chooses it:")
-    terminal.stdout().print(tasks_table(found))
 
 
 @app.command(epilog="Example:  anneal explain training.learningRate")

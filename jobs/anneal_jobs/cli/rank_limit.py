@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from rich.table import Table
 
-from anneal_jobs.cli.estimate import parts_of
+from anneal_jobs.cli import terminal
+from anneal_jobs.cli.estimate import parts_of, table_of
+from anneal_jobs.cli.options import OutputForm
 from anneal_pipeline.memory.rank_limit import MEMORY_SHARE, RankLimit
 from anneal_pipeline.model.task_ranks import ALPHA_PER_RANK, TASK_RANKS, TaskRanks
 
 
-def tasks_table(found: RankLimit) -> Table:
+def show(found: RankLimit, *, output: OutputForm) -> None:
+    if output is OutputForm.JSON:
+        terminal.print_data(json.dumps(_data_of(found), indent=2))
+        return
+    terminal.print_data(found.sentence())
+    terminal.stdout().print(table_of(found.plan, room=found.room))
+    terminal.print_data("Memory bounds the rank, the task chooses it:")
+    terminal.stdout().print(_tasks_table(found))
+
+
+def _tasks_table(found: RankLimit) -> Table:
     """Usual ranks by task, as far as memory allows them."""
     table = Table(box=None, pad_edge=False)
     table.add_column("task")
@@ -35,7 +48,7 @@ def _range(low: int, high: int) -> str:
     return str(low) if low == high else f"{low} to {high}"
 
 
-def data_of_limit(found: RankLimit) -> dict[str, Any]:
+def _data_of(found: RankLimit) -> dict[str, Any]:
     room = found.room
     return {
         "maxRank": found.rank,
