@@ -2,6 +2,7 @@
 
     anneal_pipeline.errors.UserError   the user's input is wrong: never retried, exit code 65
     JobsError
+      UsageError                       a command needs another option: exit code 2
       InfrastructureError              ours or the surroundings' failure: retried, exit code 203
         StorageUnreachableError        S3, the hub or a volume does not answer as it should
         StaleAttemptError              a newer attempt of this job is running: this one must stop
@@ -44,6 +45,10 @@ INFRASTRUCTURE_REASONS = (
 
 class JobsError(Exception):
     """The root of everything this package raises on purpose."""
+
+
+class UsageError(JobsError):
+    """The command cannot answer with the options it was given; nothing is wrong with the job."""
 
 
 class InfrastructureError(JobsError):

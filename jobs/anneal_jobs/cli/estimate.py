@@ -17,6 +17,7 @@ from rich.table import Table
 # What a trainer imports too: the size of this process is that of its libraries.
 import anneal_pipeline.stages as _stages  # noqa: F401
 from anneal_jobs.cli.job_file import JobFile
+from anneal_jobs.errors import UsageError
 from anneal_jobs.storage.model import fetch_tokenizer
 from anneal_jobs.storage.s3 import S3Settings
 from anneal_jobs.storage.source import SourceAccess
@@ -74,8 +75,17 @@ def estimate_job(job: JobFile, options: EstimateOptions) -> Estimate:
 
 
 def limit_rank(job: JobFile, options: EstimateOptions) -> RankLimit:
-    """The highest rank for the job, with the micro-batch that it takes as it stands."""
+    """The highest rank for the job, with the micro-batch that it takes as it stands.
+
+    UsageError where neither the options nor the job nor this machine tell a limit.
+    """
     with _subject(job, options) as subject:
+        if subject.room.limit is None:
+            option = "--gpu-memory" if subject.place.on_gpu else "--memory"
+            raise UsageError(
+                "anneal estimate --max-rank: nothing tells how much memory there is; name it, for "
+                f"example with {option} 24Gi"
+            )
         setting = subject.estimate().setting
         return find_rank_limit(
             setting=setting,

@@ -13,9 +13,11 @@ from collections.abc import Iterator
 import typer
 from rich.console import Console
 
+from anneal_jobs.errors import UsageError
 from anneal_pipeline.errors import UserError
 
 EXIT_FAILURE = 1
+EXIT_USAGE = 2
 EXIT_USER = 65
 
 
@@ -34,13 +36,18 @@ def fail(message: str) -> None:
 
 @contextlib.contextmanager
 def one_sentence_errors(*kinds: type[Exception]) -> Iterator[None]:
-    """End the command with the error's own words: exit code 65 for the user's mistake, else 1."""
+    """End the command with the error's own words and its exit code."""
     try:
         yield
     except kinds as error:
         fail(str(error))
-        code = EXIT_USER if isinstance(error, UserError) else EXIT_FAILURE
-        raise typer.Exit(code) from None
+        raise typer.Exit(_code_of(error)) from None
+
+
+def _code_of(error: Exception) -> int:
+    if isinstance(error, UsageError):
+        return EXIT_USAGE
+    return EXIT_USER if isinstance(error, UserError) else EXIT_FAILURE
 
 
 def width() -> int | None:

@@ -55,14 +55,10 @@ class RankLimit:
 def find_rank_limit(*, setting: Setting, room: Room, plan_of: PlanOfRank) -> RankLimit:
     """The highest of RANKS whose plan is within MEMORY_SHARE of the room.
 
-    UserError where the limit is not known, or where not even the lowest rank stays within.
+    UserError where not even the lowest rank stays within, ValueError for a room without a limit.
     """
     if room.limit is None:
-        raise UserError(
-            DOES_NOT_FIT,
-            "--max-rank: nothing tells how much memory there is; say it with --memory or "
-            "--gpu-memory, for example --gpu-memory 24Gi",
-        )
+        raise ValueError("expected room whose limit is known")
     plans: dict[int, MemoryPlan | None] = {}
     best = None
     allowed = int(MEMORY_SHARE * room.limit) - room.taken

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from tests.unit.pipeline.families import make_family
 from tests.unit.pipeline.kit import write_model
 from typer.testing import CliRunner, Result
 
+from anneal_jobs.cli import estimate as estimating
 from anneal_jobs.cli.estimate import RAY_BYTES
 from anneal_jobs.cli.main import app
 
@@ -145,6 +147,24 @@ def test_the_highest_rank_within_memory_is_found_with_usual_ones_by_task(job: Pa
     for text in ("adapters", "peak", "limit", "Memory bounds the rank, the task chooses it"):
         assert text in done.stdout
     assert "16 (of 16 to 32)" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("asked", "option"),
+    [(("--set", "compute.gpusPerWorker=1"), "--gpu-memory"), ((), "--memory")],
+    ids=["GPU", "CPU"],
+)
+def test_without_a_limit_the_option_that_is_missing_is_named_as_wrong_usage(
+    job: Path, monkeypatch: pytest.MonkeyPatch, asked: tuple[str, ...], option: str
+) -> None:
+    monkeypatch.setattr(estimating, "limit_on_cpu", lambda: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    done = estimate(job, "--max-rank", *asked)
+    assert done.exit_code == 2
+    assert " ".join(done.stderr.split()).endswith(
+        "error: anneal estimate --max-rank: nothing tells how much memory there is; name it, for "
+        f"example with {option} 24Gi"
+    )
 
 
 def test_memory_bounds_the_rank(job: Path) -> None:

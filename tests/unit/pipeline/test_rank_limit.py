@@ -86,7 +86,6 @@ def test_weights_bound_the_rank_too() -> None:
 @pytest.mark.parametrize(
     ("room", "highest", "said"),
     [
-        (Room(limit=None, libraries=0), 1024, "say it with --memory or --gpu-memory"),
         (Room(limit=1000 * MIB, libraries=0), 1024, "Not even rank 4 stays within 80% of 1000 MiB"),
         (Room(limit=9000 * MIB, libraries=0), 2, "has not even rank 4"),
     ],
