@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +10,24 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
 
+from anneal_pipeline.data.tokens import stop_token_ids
 from anneal_pipeline.errors import DOES_NOT_FIT, UserError
 from anneal_pipeline.evaluation.questions import Question, text_of
 from anneal_pipeline.training.memory import RowLimit, free_memory, is_out_of_memory
 from anneal_pipeline.training.positions import learned_positions
 
 MAX_NEW_TOKENS = 96
+
+
+def stops_of(
+    model: PeftModel, tokenizer: PreTrainedTokenizerBase, *, trained: Iterable[int]
+) -> list[int]:
+    """Ids that end an answer: those that ended the trained ones, and those the base ends with.
+
+    Without its own the base, asked in another template than it knows, goes on to the limit.
+    """
+    own = model.get_base_model().generation_config.eos_token_id
+    return sorted({*trained, *stop_token_ids(tokenizer, own)})
 
 
 class _AskedToStop(StoppingCriteria):  # type: ignore[misc]  # transformers is partly untyped

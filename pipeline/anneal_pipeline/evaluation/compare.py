@@ -18,7 +18,7 @@ from anneal_pipeline.efficiency.rounding import Rounding, measure_rounding
 from anneal_pipeline.efficiency.use import AdapterUse, measure_use
 from anneal_pipeline.errors import StopRequestedError
 from anneal_pipeline.evaluation.adapter_section import AdapterSection
-from anneal_pipeline.evaluation.answers import Answerer
+from anneal_pipeline.evaluation.answers import Answerer, stops_of
 from anneal_pipeline.evaluation.perplexity import LOSS, RESPONSE_PERPLEXITY, Evaluator
 from anneal_pipeline.evaluation.questions import Question, question_of_prompt, question_of_row
 from anneal_pipeline.evaluation.report import BASE, TUNED, AnswerPair, ComparisonReport
@@ -122,10 +122,11 @@ class Comparison:
                 STAGE_EVALUATION, done=done + answered, total=total, unit="answers"
             )
 
+        model = self.evaluator.model
         return Answerer(
-            model=self.evaluator.model,
+            model=model,
             tokenizer=self.tokenizer,
-            stop_ids=self.data.report.stop_token_ids,
+            stop_ids=stops_of(model, self.tokenizer, trained=self.data.report.stop_token_ids),
             limit=self.evaluator.limit,
             should_stop=self.observer.should_stop,
             on_progress=report,

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import GPT2Config, LlamaForCausalLM
+from transformers import GPT2Config, LlamaConfig, LlamaForCausalLM
 
 from anneal_pipeline.data.prepared import read_rows, read_split
 from anneal_pipeline.errors import UserError
@@ -177,6 +177,46 @@ def test_a_stop_between_answers_leaves_no_report_and_the_next_attempt_writes_it(
     assert not kit.run(tmp_path, config, attempt=2, observer=again, **options).interrupted
     assert again.steps == []
     assert all(pair["base"] is not None for pair in answers_of(tmp_path))
+
+
+ENDING = 4
+
+
+@pytest.mark.parametrize("told_by", ["generation config", "tokenizer"])
+def test_a_base_ends_its_answers_with_its_own_token_that_no_trained_answer_has(
+    kit: ModuleType,
+    rows: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    told_by: str,
+) -> None:
+    """The base says nothing but <end>; the chat template ends answers with <|im_end|>."""
+    own = {"eos_token": "<end>"} if told_by == "tokenizer" else {}
+    tokenizer = kit.make_tokenizer(special=[*kit.SPECIAL_TOKENS, "<end>"], **own)
+    folder = kit.write_model(tmp_path / "model", tokenizer=tokenizer)
+    config = LlamaConfig.from_pretrained(folder, tie_word_embeddings=False)
+    model = LlamaForCausalLM(config)
+    assert tokenizer.convert_tokens_to_ids("<end>") == ENDING
+    with torch.no_grad():
+        model.lm_head.weight.zero_()
+        model.get_input_embeddings().weight[:, 0] = 5.0
+        model.lm_head.weight[ENDING, 0] = 10.0
+    if told_by == "generation config":
+        model.generation_config.eos_token_id = [3, ENDING]
+    model.save_pretrained(folder)
+    generate, lengths = LlamaForCausalLM.generate, []
+
+    def measured(self: Any, **options: Any) -> Any:
+        output = generate(self, **options)
+        lengths.append(output.shape[1] - options["input_ids"].shape[1])
+        return output
+
+    monkeypatch.setattr(LlamaForCausalLM, "generate", measured)
+    kit.run(tmp_path, config_of(kit), model_dir=folder, rows=rows)
+    assert lengths == [1, 1], "tuned and base"
+    assert [pair["base"] for pair in answers_of(tmp_path)] == [""]
+    report = json.loads((tmp_path / "out" / "data" / "report.json").read_text())
+    assert report["stop_token_ids"] == [3], "what is trained stays as it was"
 
 
 class TestTools:
