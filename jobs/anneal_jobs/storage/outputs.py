@@ -31,7 +31,10 @@ _PAUSE_SECONDS = 5.0
 
 
 class OutputUploader:
-    """Copies finished parts of `workspace` into `folder`."""
+    """Copies finished parts of `workspace` into `folder`.
+
+    `on_bytes` hears of them once `finish` waits for them: before that they are no stage of a run.
+    """
 
     def __init__(
         self,
@@ -47,6 +50,10 @@ class OutputUploader:
         self._pause_seconds = pause_seconds
         self._queue: queue.Queue[Path | None] = queue.Queue()
         self._error: Exception | None = None
+        self._lock = threading.Lock()
+        self._progress = (0, 0)
+        """Bytes done and in all, of what is copied."""
+        self._is_awaited = False
         self._thread = threading.Thread(target=self._run, name="uploads", daemon=True)
 
     def start(self) -> None:
@@ -58,6 +65,9 @@ class OutputUploader:
 
     def finish(self) -> None:
         """Wait until everything queued is stored, or raise what kept it from being."""
+        with self._lock:
+            self._is_awaited = True
+            self._on_bytes(*self._progress)  # where all is stored already, nothing else comes
         self._queue.put(None)
         self._thread.join()
         if self._error is not None:
@@ -88,10 +98,16 @@ class OutputUploader:
     def _upload(self, path: Path) -> None:
         files = files_below(path)
         sizes = [file.stat().st_size for file in files]
-        meter = ByteMeter(sum(sizes), self._on_bytes)
+        meter = ByteMeter(sum(sizes), self._tell)
         for file, size in zip(files, sizes, strict=True):
             self._upload_file(file, on_chunk=meter.add)
             meter.settle(size)
+
+    def _tell(self, done: int, total: int) -> None:
+        with self._lock:
+            self._progress = (done, total)
+            if self._is_awaited:
+                self._on_bytes(done, total)
 
     def _upload_file(self, file: Path, *, on_chunk: OnChunk) -> None:
         name = file.relative_to(self._workspace).as_posix()

@@ -1,17 +1,21 @@
-"""What earlier attempts have finished comes back from the output folder, and can be stopped."""
+"""What is finished goes to the output folder beside the run, comes back, and can be stopped."""
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
 
-from anneal_jobs.storage.meter import OnBytes
+from anneal_jobs.run_state import RunState
+from anneal_jobs.storage.meter import OnBytes, OnChunk
 from anneal_jobs.storage.model import fetch_model
-from anneal_jobs.storage.outputs import restore_workspace
+from anneal_jobs.storage.outputs import OutputUploader, restore_workspace
 from anneal_jobs.storage.s3 import S3Settings
 from anneal_jobs.storage.source import SourceAccess
+from anneal_operator.api.progress import StageProgress
 from anneal_pipeline.checkpoint.local import LocalFolder
+from anneal_pipeline.checkpoint.manifest import ignore_chunk
 from anneal_pipeline.config.model import ModelConfig
 from anneal_pipeline.errors import StopRequestedError
 
@@ -51,6 +55,61 @@ def test_bytes_are_told_while_a_file_comes_back(stored: LocalFolder, tmp_path: P
     restored = {path.name for path in (tmp_path / "own").iterdir()}
     assert restored == {"config.json", "data"}, "nobody reads checkpoints, logs or milestones there"
     assert len([done for done, _ in came if 0 < done < 3 * MEBIBYTE]) >= 2
+
+
+class Storing(LocalFolder):
+    """Says when a file is stored, and stores none named `last` before it is let."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.is_stored, self.may_store_last = threading.Event(), threading.Event()
+
+    def upload(self, source: Path, name: str, *, on_chunk: OnChunk = ignore_chunk) -> None:
+        assert name != "last" or self.may_store_last.wait(60)
+        super().upload(source, name, on_chunk=on_chunk)
+        self.is_stored.set()
+
+
+def test_a_stage_is_left_alone_by_uploads_until_the_run_waits_for_them(tmp_path: Path) -> None:
+    """A milestone is stored while training goes on; what is left at the end is a stage."""
+    state, folder = RunState(), Storing(tmp_path / "stored")
+    stages: list[str] = []
+
+    def stage() -> StageProgress:
+        found = state.snapshot(attempt=1)[1].stage
+        assert found is not None
+        return found
+
+    def report(done: int, total: int) -> None:
+        state.set_stage("upload", done=done, total=total, unit="bytes")
+        stages.append(f"{done}/{total}")
+        folder.may_store_last.set()
+
+    for name, size in (("milestone", 3 * MEBIBYTE), ("last", MEBIBYTE)):
+        (tmp_path / name).write_bytes(b"x" * size)
+    uploader = OutputUploader(folder, workspace=tmp_path, on_bytes=report)
+    uploader.start()
+    state.set_stage("train", done=5, total=10, unit="steps")
+    uploader.add(tmp_path / "milestone")
+    assert folder.is_stored.wait(60)
+    uploader.add(tmp_path / "last")
+    assert (stage().name, stages) == ("train", [])
+    uploader.finish()
+    assert (stage().name, stage().done, stage().total) == ("upload", MEBIBYTE, MEBIBYTE)
+    assert len(stages) > 1
+
+
+def test_the_last_uploads_are_seen_also_where_all_is_stored(tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    folder = Storing(tmp_path / "stored")
+    (tmp_path / "adapter").write_bytes(b"x" * 10)
+    uploader = OutputUploader(folder, workspace=tmp_path, on_bytes=lambda *b: told.append(b))
+    uploader.start()
+    uploader.add(tmp_path / "adapter")
+    assert folder.is_stored.wait(60)
+    assert told == []
+    uploader.finish()
+    assert told[-1] == (10, 10)
 
 
 def test_a_stop_ends_it_before_a_folder_looks_whole(stored: LocalFolder, tmp_path: Path) -> None:
