@@ -11,7 +11,7 @@ from anneal_jobs.cli import terminal
 from anneal_jobs.cli.estimate import parts_of, table_of
 from anneal_jobs.cli.options import OutputForm
 from anneal_pipeline.memory.rank_limit import MEMORY_SHARE, RankLimit
-from anneal_pipeline.model.task_ranks import ALPHA_PER_RANK, TASK_RANKS, TaskRanks
+from anneal_pipeline.model.task_ranks import ALPHA_PER_RANK, TASK_RANKS, TaskRanks, band
 
 
 def show(found: RankLimit, *, output: OutputForm) -> None:
@@ -38,14 +38,10 @@ def _tasks_table(found: RankLimit) -> Table:
 def _band(task: TaskRanks, *, limit: int) -> tuple[str, str]:
     allowed = task.below(limit)
     if allowed is None:
-        return f"{_range(task.low, task.high)}: more than memory allows", ""
-    cut = "" if allowed[1] == task.high else f" (of {_range(task.low, task.high)})"
-    alphas = _range(*(ALPHA_PER_RANK * rank for rank in allowed))
-    return f"{_range(*allowed)}{cut}", alphas
-
-
-def _range(low: int, high: int) -> str:
-    return str(low) if low == high else f"{low} to {high}"
+        return f"{task.ranks}: more than memory allows", ""
+    cut = "" if allowed[1] == task.high else f" (of {task.ranks})"
+    low, high = allowed
+    return f"{band(low, high)}{cut}", band(ALPHA_PER_RANK * low, ALPHA_PER_RANK * high)
 
 
 def _data_of(found: RankLimit) -> dict[str, Any]:

@@ -58,7 +58,8 @@ class LoraConfig(Schema):
     )
 
     rank: Rank = 16
-    """Rank of the two adapter matrices; 8 to 64 is usual. With rankAllocation, the average."""
+    """Rank of the two adapter matrices; 4 to 128 is usual, by the task. With rankAllocation, the
+    average."""
     alpha: Alpha = 32.0
     """Scale of the adapter's output: alpha / rank (alpha / sqrt(rank) with useRslora)."""
     dropout: float = Field(default=0.05, ge=0.0, lt=1.0)

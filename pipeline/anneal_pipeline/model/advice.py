@@ -12,11 +12,17 @@ from collections.abc import Iterator, Sequence
 
 from anneal_pipeline.config.tuning import DEFAULT, GAUSSIAN, LoraConfig
 from anneal_pipeline.model.layers import Layer, kinds
+from anneal_pipeline.model.task_ranks import (
+    ALPHA_PER_RANK,
+    ANY_TASK,
+    HARD_REASONING,
+    INSTRUCTIONS,
+    RATIO_USUAL,
+)
 
 SHARE_MAX = 0.05
 OVERHEAD_MAX = 0.5
 RANK_HIGH = 256
-RATIO_USUAL = (1.0, 4.0)
 ALPHA_HIGH = 512.0
 BYTES_PER_TRAINED = 16
 """fp32 weight, gradient and the two moments of AdamW."""
@@ -43,12 +49,13 @@ def advice(
     if config.rank >= RANK_HIGH:
         yield (
             f"tuning.lora.rank {config.rank} is for research with much data and overfits easily; "
-            "16 to 32 is usual for instructions, 64 to 128 for hard reasoning"
+            f"{INSTRUCTIONS.ranks} is usual for {INSTRUCTIONS.task}, {HARD_REASONING.ranks} for "
+            f"{HARD_REASONING.task}"
         )
     elif config.alpha >= ALPHA_HIGH:
         yield (
-            f"tuning.lora.alpha {config.alpha:g} is for research: 8 to 64 is usual up to rank 64, "
-            "128 to 256 above; such steps forget what the base knew"
+            f"tuning.lora.alpha {config.alpha:g} is for research: {ANY_TASK.alphas} is usual, by "
+            "the rank that the task asks for; such steps forget what the base knew"
         )
     yield from _scale_advice(config)
 
@@ -59,8 +66,8 @@ def _scale_advice(config: LoraConfig) -> Iterator[str]:
     if not config.use_rslora and not low <= ratio <= high:
         yield (
             f"tuning.lora.alpha {config.alpha:g} is {ratio:.2g} times rank {config.rank}, where "
-            f"{low:g} (cautious) to {high:g} (bold) is usual and 2 a good start: it scales the "
-            "adapter's output, and so its learning rate, by this factor"
+            f"{low} (cautious) to {high} (bold) is usual and {ALPHA_PER_RANK} a good start: it "
+            "scales the adapter's output, and so its learning rate, by this factor"
         )
 
 
