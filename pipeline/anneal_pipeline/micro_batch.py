@@ -17,7 +17,6 @@ import torch
 from peft import PeftModel
 
 from anneal_pipeline.config.pipeline import PipelineConfig
-from anneal_pipeline.device import compute_dtype
 from anneal_pipeline.errors import DOES_NOT_FIT, StopRequestedError, UserError
 from anneal_pipeline.memory.allocator import return_freed_blocks
 from anneal_pipeline.memory.estimate import Estimate, Wish, estimate, planning
@@ -28,7 +27,7 @@ from anneal_pipeline.memory.room import Room, room_on_cpu
 from anneal_pipeline.memory.trace import Place, PlanUnknownError
 from anneal_pipeline.memory.trial import measure_pass
 from anneal_pipeline.model.four_bit import BaseForm
-from anneal_pipeline.model.loading import trained_in
+from anneal_pipeline.model.loading import choose_compute
 from anneal_pipeline.observer import (
     EVENT_MEMORY_PLANNED,
     EVENT_WARNING,
@@ -139,11 +138,7 @@ class MicroBatch:
         return Wish.of(self.config, length=self.length, world_size=self.ranks.world_size)
 
     def _place(self, folder: Path, *, form: BaseForm) -> Place:
-        compute = compute_dtype(
-            self.config.tuning.quantization.compute_dtype,
-            device=self.ranks.device,
-            trained_in=trained_in(folder),
-        )
+        compute = choose_compute(self.config, folder=folder, device=self.ranks.device)
         on_gpu = self.ranks.device.type == "cuda"
         return Place(compute=compute, in_4_bit=form.in_4_bit, on_gpu=on_gpu)
 

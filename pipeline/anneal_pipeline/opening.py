@@ -25,7 +25,12 @@ from anneal_pipeline.micro_batch import MicroBatch, RoomOf
 from anneal_pipeline.model.adapters import kept_parameters
 from anneal_pipeline.model.folder import check_model_folder, model_digest
 from anneal_pipeline.model.four_bit import BaseForm, choose_base_form
-from anneal_pipeline.model.loading import TunedModel, load_tokenizer, load_tuned_model
+from anneal_pipeline.model.loading import (
+    TunedModel,
+    choose_compute,
+    load_tokenizer,
+    load_tuned_model,
+)
 from anneal_pipeline.model.packable import require_packable
 from anneal_pipeline.model.weight_progress import each_weight
 from anneal_pipeline.observer import (
@@ -100,6 +105,7 @@ def open_inputs(inputs: Inputs) -> Opened:
     with inputs.ranks.together():
         check_model_folder(inputs.model_dir, uri=inputs.config.model.uri)
         form = choose_base_form(inputs.config.tuning, device=inputs.ranks.device)
+        choose_compute(inputs.config, folder=inputs.model_dir, device=inputs.ranks.device)
         check_optimizer(inputs.config.training, device=inputs.ranks.device)
         tokenizer = load_tokenizer(inputs.model_dir, new_tokens=inputs.config.tuning.new_tokens)
     data = _prepare(inputs, tokenizer)

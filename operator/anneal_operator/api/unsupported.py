@@ -51,13 +51,6 @@ _JOB_CHECKS: tuple[_Check[FineTuneJobSpec], ...] = (
         allowed="use none",
     ),
     _Check(
-        path="tuning.quantization.computeDtype",
-        refused=lambda s: _outside(
-            (s.tuning.quantization.compute_dtype,), ("auto", "bfloat16", "float32")
-        ),
-        allowed="use auto, bfloat16 or float32",
-    ),
-    _Check(
         path="evaluation.metrics",
         refused=lambda s: _outside(s.evaluation.metrics, SUPPORTED_METRICS),
         allowed="use responsePerplexity, perplexity or tokenAccuracy",

@@ -92,6 +92,12 @@ def load_tokenizer(folder: Path, *, new_tokens: Sequence[str] = ()) -> PreTraine
     return tokenizer
 
 
+def choose_compute(config: PipelineConfig, *, folder: Path, device: torch.device) -> torch.dtype:
+    """The type that products run in; one that device or model cannot have is refused."""
+    wanted = config.tuning.quantization.compute_dtype
+    return compute_dtype(wanted, device=device, trained_in=trained_in(folder))
+
+
 def load_tuned_model(
     config: PipelineConfig,
     *,
@@ -105,9 +111,7 @@ def load_tuned_model(
     `on_layer` is told of those that begin as a decomposition of their weight.
     """
     form = form or choose_base_form(config.tuning, device=device)
-    compute = compute_dtype(
-        config.tuning.quantization.compute_dtype, device=device, trained_in=trained_in(folder)
-    )
+    compute = choose_compute(config, folder=folder, device=device)
     base = load_base(config, folder=folder, device=device, compute=compute, form=form)
     new_tokens = make_room_for(base, config.tuning.new_tokens, folder=folder)
     base.requires_grad_(False)

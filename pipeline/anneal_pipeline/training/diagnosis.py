@@ -1,7 +1,7 @@
 """Symptom, likely cause and fix of what looks odd, with the numbers of the run.
 
 A diagnosis changes nothing; it is said once per run, at the step where it first applies. Each
-carries the number of its row in the requirements (S2 ... S26), by which it can be looked up.
+carries the number of its row in the requirements (S2 ... S26, QP4), by which it can be looked up.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ SPIKE_FACTOR, SPIKE_NATS = 2.0, 0.5
 NORM_MAX = 10.0
 NORM_FACTOR = 5.0
 NORM_MIN = 1e-6
+OVERFLOWS_MANY, OVERFLOW_STEPS = 5, 50
+"""So many steps left out of the last so many: the first scale is seldom too large by so much."""
+HALF_FIX = "set tuning.quantization.computeDtype to bfloat16, or float32 where the GPU lacks it"
 OSCILLATION = 0.5
 """Standard deviation of the last losses over their mean."""
 HELD_OUT_FACTOR = 1.5
@@ -48,14 +51,21 @@ class Diagnosis:
 
 @dataclass(frozen=True, kw_only=True)
 class StepFacts:
-    """What a step looked like; `losses` and `grad_norms` end with its own."""
+    """What a step looked like; `losses` end with its own, and so do `grad_norms` or `overflows`."""
 
     step: int
     losses: Sequence[float]
     grad_norms: Sequence[float]
+    """Of steps that moved the adapters."""
+    overflows: Sequence[int]
+    """Steps that loss scaling left out."""
     rate: float
     peak_rate: float
     memory_bytes: int
+
+    @property
+    def has_overflowed(self) -> bool:
+        return self.step in self.overflows
 
 
 @dataclass(kw_only=True)
@@ -76,7 +86,7 @@ class Diagnostician:
 
     def after_step(self, facts: StepFacts) -> Iterator[Diagnosis]:
         yield from self._of_losses(facts)
-        yield from self._of_gradients(facts)
+        yield from self._of_overflows(facts) if facts.has_overflowed else self._of_gradients(facts)
         yield from self._of_memory(facts)
 
     def _of_losses(self, facts: StepFacts) -> Iterator[Diagnosis]:
@@ -98,7 +108,7 @@ class Diagnostician:
                 symptom=f"The loss jumped to {loss:.2f} at step {facts.step}, from a mean of "
                 f"{fmean(before):.2f} over {WINDOW} steps",
                 cause="products in float16 overflow" if is_half else "a hard batch or a high rate",
-                fix="set tuning.quantization.computeDtype to bfloat16"
+                fix=HALF_FIX
                 if is_half
                 else f"if it comes again, lower {rate} or training.maxGradNorm",
             )
@@ -123,6 +133,17 @@ class Diagnostician:
                 cause=f"rank {lora.rank} or the learning rate may be too low for this task",
                 fix=f"raise tuning.lora.rank to {2 * lora.rank} and alpha to {2 * lora.alpha:g}, "
                 f"or raise {rate}",
+            )
+
+    def _of_overflows(self, facts: StepFacts) -> Iterator[Diagnosis]:
+        many = [step for step in facts.overflows if step > facts.step - OVERFLOW_STEPS]
+        if len(many) >= OVERFLOWS_MANY:
+            yield Diagnosis(
+                row="QP4",
+                symptom=f"{len(many)} of the {facts.step - many[0] + 1} steps to step {facts.step} "
+                "moved nothing, because their gradients overflowed in float16",
+                cause="the model's numbers reach beyond what float16 has (65,504)",
+                fix=HALF_FIX,
             )
 
     def _of_gradients(self, facts: StepFacts) -> Iterator[Diagnosis]:

@@ -172,14 +172,18 @@ class Trainer:
         self.state.step += 1
         if self.optimizer.apply(rate, step=self.state.step):
             self._tell_ranks()
-        self.state.num_trained_tokens += outcome.num_trained_tokens
         self.state.add_loss(outcome.loss, total_steps=self.plan.total_steps)
-        self.state.grad_norms = [*self.state.grad_norms[-WINDOW:], outcome.grad_norm]
+        if outcome.has_overflowed:
+            self.recovery.after_overflow(self.state)
+        else:
+            self.state.num_trained_tokens += outcome.num_trained_tokens
+            self.state.grad_norms = [*self.state.grad_norms[-WINDOW:], outcome.grad_norm]
         self.reporter.tell(outcome, step=self.state.step, rate=rate, seconds=self.clock() - began)
         facts = StepFacts(
             step=self.state.step,
             losses=[loss for _, loss in self.state.losses],
             grad_norms=self.state.grad_norms,
+            overflows=self.state.overflows,
             rate=rate,
             peak_rate=peak,
             memory_bytes=used_memory_bytes(self.ranks.device),

@@ -24,6 +24,7 @@ from anneal_pipeline.training.batches import Batch
 from anneal_pipeline.training.eight_bit import NAME as PAGED_8BIT
 from anneal_pipeline.training.eight_bit import adamw_8bit
 from anneal_pipeline.training.loss import LogitsPath
+from anneal_pipeline.training.loss_scaling import forget_gradients, has_overflowed, make_scaler
 from anneal_pipeline.training.memory import MemoryRanOutError, free_memory, is_out_of_memory
 from anneal_pipeline.training.moments import prepare_moments
 from anneal_pipeline.training.rank_allocator import RankAllocator
@@ -42,6 +43,9 @@ class StepOutcome:
     num_trained_tokens: int
     is_finite: bool
     """False: the gradients must not be applied."""
+    has_overflowed: bool = False
+    """Gradients are no numbers because of the loss scale: applying them lowers it, and moves
+    nothing."""
 
 
 class AdapterOptimizer:
@@ -62,9 +66,9 @@ class AdapterOptimizer:
         self._parameters = list(trainable_parameters(model).values())
         self._ranks = ranks
         self._is_finite = False
-        """Whether the gathered gradients are numbers; if not, fp16 scaling leaves the step out."""
+        """Whether the gathered gradients are numbers; if not, loss scaling leaves the step out."""
         self.adamw = _adamw(config, model=model, device=ranks.device)
-        self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=compute == torch.float16)
+        self.scaler = make_scaler(ranks.device, compute=compute)
 
     def step(
         self, path: LogitsPath, batches: Sequence[Batch], *, learning_rate: float, step: int
@@ -110,14 +114,14 @@ class AdapterOptimizer:
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._config.max_grad_norm)
         grad_norm = float(norm)
         self._is_finite = math.isfinite(grad_norm)
-        # With fp16 scaling a gradient that overflows is expected: the scaler leaves the step out.
-        overflow_is_expected = self.scaler.is_enabled()
+        overflowed = has_overflowed(self.scaler, loss=loss, grad_norm=grad_norm)
         return StepOutcome(
             loss=loss,
             grad_norm=grad_norm,
             num_tokens=num_tokens,
             num_trained_tokens=num_trained,
-            is_finite=math.isfinite(loss) and (math.isfinite(grad_norm) or overflow_is_expected),
+            is_finite=math.isfinite(loss) and (self._is_finite or overflowed),
+            has_overflowed=overflowed,
         )
 
     def apply(self, learning_rate: float, *, step: int) -> bool:
@@ -157,8 +161,7 @@ class AdapterOptimizer:
 
     def take_back(self) -> None:
         """Forget the gradients that `gather` brought together."""
-        if self.scaler.is_enabled() and self._has_gradients():
-            self.scaler.update()  # it refuses to unscale twice otherwise
+        forget_gradients(self.scaler)
         self.drop()
 
     def pass_over(self, *, step: int) -> bool:

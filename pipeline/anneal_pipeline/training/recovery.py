@@ -2,13 +2,16 @@
 
 A loss that is no number: the rows that cause it alone are left out from then on; where none stands
 out the whole step is left out and the learning rate halved. Damaged weights or a loss that ran
-away: the `way_back`, with half the learning rate. After MAX_INTERVENTIONS halvings, or too many
-rows left out, the run fails and says why. All decisions follow from numbers that every rank has or
-was asked for, so that all ranks take the same, and a resumed run repeats them.
+away: the `way_back`, with half the learning rate. Gradients that overflow in float16: the step
+moves nothing and the loss scale is halved; at its least they are no numbers as any. After
+MAX_INTERVENTIONS halvings, or too many rows left out, the run fails and says why. All decisions
+follow from numbers that every rank has or was asked for, so that all ranks take the same, and a
+resumed run repeats them.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +23,7 @@ from anneal_pipeline.data.prepare import PreparedData
 from anneal_pipeline.errors import LOSS_DIVERGED, NON_FINITE_LOSS, TrainingFailedError
 from anneal_pipeline.observer import EVENT_RECOVERED
 from anneal_pipeline.training.batches import Collator
+from anneal_pipeline.training.diagnosis import HALF_FIX, OVERFLOWS_MANY
 from anneal_pipeline.training.events import Events
 from anneal_pipeline.training.loss import LogitsPath
 from anneal_pipeline.training.optimizer import AdapterOptimizer, StepOutcome
@@ -60,7 +64,9 @@ class Recovery:
         )
         if self.config.training.recovery.nan != "recover":
             raise TrainingFailedError(
-                NON_FINITE_LOSS, f"{facts}; lower training.learningRate, or look for damaged rows"
+                NON_FINITE_LOSS,
+                f"{facts}; lower training.learningRate, or look for damaged rows"
+                f"{self._or_half_fix}",
             )
         if not self.weights_are_finite():
             return self.go_back(
@@ -69,11 +75,29 @@ class Recovery:
         guilty = self._guilty_rows(rows)
         if guilty and len(guilty) < len(rows):
             self._leave_out(state, rows=guilty, why=facts, end="these rows cause it alone")
+        elif self._is_half and math.isfinite(outcome.loss):
+            raise TrainingFailedError(
+                NON_FINITE_LOSS,
+                f"{facts}, in float16 with a loss scale that has fallen to "
+                f"{self.optimizer.scaler.get_scale():g}, and no row stands out; {HALF_FIX}",
+            )
         else:
             self._lower_rate(state, reason=NON_FINITE_LOSS, why=facts)
             state.num_skipped_with_steps += len(rows)
             self._leave_out(state, rows=rows, why=facts, end="the learning rate is halved")
         return None
+
+    def after_overflow(self, state: RunState) -> None:
+        """Say that the step just done moved nothing, and keep it for the diagnoses."""
+        state.overflows = [*state.overflows, state.step][-OVERFLOWS_MANY:]
+        scale = self.optimizer.scaler.get_scale()
+        self._tell(
+            f"Step {state.step} moves nothing: its gradients overflow in float16; the loss scale "
+            f"is halved to {scale:g}",
+            kind="overflow",
+            step=state.step,
+            scale=scale,
+        )
 
     def after_step(self, state: RunState, *, outcome: StepOutcome) -> RunState | None:
         """Look at what a step has done; the state gone back to, or None: all is well."""
@@ -111,6 +135,15 @@ class Recovery:
             step=state.step,
         )
         return is_settled
+
+    @property
+    def _is_half(self) -> bool:
+        return bool(self.optimizer.scaler.is_enabled())
+
+    @property
+    def _or_half_fix(self) -> str:
+        """Activations that overflow in float16 are no numbers before any scale is applied."""
+        return f"; or {HALF_FIX}" if self._is_half else ""
 
     def rate(self, state: RunState) -> float:
         """The peak learning rate as it stands."""
@@ -156,7 +189,7 @@ class Recovery:
                 reason,
                 f"{why}; the learning rate was halved {state.interventions} times already and it "
                 f"did not help: start with training.learningRate below {self.rate(state):g}, and "
-                "look at the rows the events name",
+                f"look at the rows the events name{self._or_half_fix}",
             )
         state.interventions += 1
         state.rate_factor *= RATE_CUT

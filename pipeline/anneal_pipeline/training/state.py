@@ -73,7 +73,9 @@ class RunState:
     num_skipped_with_steps: int = 0
     """Of those, rows of whole steps, in which no row stood out."""
     grad_norms: list[float] = field(default_factory=list)
-    """Of the last steps, for the diagnoses."""
+    """Of the last steps that moved the adapters, for the diagnoses."""
+    overflows: list[int] = field(default_factory=list)
+    """The last steps, OVERFLOWS_MANY at most, whose gradients overflowed in float16."""
     gradients: dict[str, list[float]] = field(default_factory=dict)
     """Sums over all steps by adapter (`efficiency.gradients`), kept by the first rank."""
     num_clipped: int = 0

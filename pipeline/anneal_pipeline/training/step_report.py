@@ -43,7 +43,7 @@ class StepReporter:
             learning_rate=rate,
             grad_norm=outcome.grad_norm,
             num_tokens=outcome.num_tokens,
-            num_trained_tokens=outcome.num_trained_tokens,
+            num_trained_tokens=0 if outcome.has_overflowed else outcome.num_trained_tokens,
             step_seconds=seconds,
             tokens_per_second=outcome.num_tokens / max(seconds, 1e-9),
             eta_seconds=mean_seconds * (plan.total_steps - step),

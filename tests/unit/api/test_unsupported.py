@@ -13,6 +13,13 @@ SMALLEST: dict[str, Any] = {
 }
 
 
+def test_every_compute_type_is_admitted() -> None:
+    """Whether the hardware has it is found out there, and told."""
+    for compute in ("auto", "bfloat16", "float16", "float32"):
+        tuning = {"quantization": {"computeDtype": compute}}
+        assert unsupported_fields(FineTuneJobSpec.parse({**SMALLEST, "tuning": tuning})) == ()
+
+
 def test_the_smallest_job_asks_for_nothing_unsupported() -> None:
     assert unsupported_fields(FineTuneJobSpec.parse(SMALLEST)) == ()
 

@@ -19,6 +19,7 @@ def facts(losses: list[float], **changes: Any) -> StepFacts:
         "step": len(losses),
         "losses": losses,
         "grad_norms": [1.0] * 11,
+        "overflows": [],
         "rate": 2e-4,
         "peak_rate": 2e-4,
         "memory_bytes": 1 << 30,
@@ -80,6 +81,25 @@ def test_a_spike_in_float16_is_blamed_on_it(kit: ModuleType) -> None:
     half = doctor(kit, compute=torch.float16)
     [spike] = [d for d in half.after_step(facts([*FALLING, 5.0])) if d.row == "S15"]
     assert "bfloat16" in spike.fix
+
+
+def test_repeated_overflows_in_float16_are_told_and_a_few_are_not(kit: ModuleType) -> None:
+    half = doctor(kit, compute=torch.float16)
+    few = [facts(FALLING[:60], overflows=steps) for steps in ([1, 2, 3, 60], [1, 2, 3, 4, 10, 60])]
+    assert [d for seen in few for d in half.after_step(seen)] == []
+    between = facts(FALLING[:58], overflows=[50, 52, 54, 56, 57])
+    assert list(half.after_step(between)) == [], "told at an overflow, not after it"
+    [many] = half.after_step(facts(FALLING[:60], overflows=[50, 52, 54, 56, 60]))
+    assert many.row == "QP4"
+    assert many.symptom == (
+        "5 of the 11 steps to step 60 moved nothing, because their gradients overflowed in float16"
+    )
+    assert "to bfloat16, or float32 where the GPU lacks it" in many.fix
+
+
+def test_a_step_that_overflowed_has_no_gradient_to_judge(kit: ModuleType) -> None:
+    half = doctor(kit, compute=torch.float16)
+    assert list(half.after_step(facts([2.0], grad_norms=[], overflows=[1]))) == []
 
 
 def test_an_alpha_too_high_for_the_rank_is_blamed_for_large_gradients(kit: ModuleType) -> None:
