@@ -22,6 +22,7 @@ from anneal_pipeline.memory.allocator import return_freed_blocks
 from anneal_pipeline.memory.estimate import Estimate, Wish, estimate, planning
 from anneal_pipeline.memory.fit import PlanOf, Setting, choose
 from anneal_pipeline.memory.full_batch import full_batch
+from anneal_pipeline.memory.lighter import lighter_bases
 from anneal_pipeline.memory.plan import MemoryPlan, size_text
 from anneal_pipeline.memory.room import Room, room_on_cpu
 from anneal_pipeline.memory.trace import Place, PlanUnknownError
@@ -109,10 +110,18 @@ class MicroBatch:
         wish = self._wish
         if room.free is None:
             return wish.setting.rows, False
-        plan_of = planning(self.config, folder=folder, place=self._place(folder, form=form))
+        place = self._place(folder, form=form)
+        plan_of = planning(self.config, folder=folder, place=place)
         self._plan_of = partial(self._report_and_plan, plan_of)
         try:
-            found = estimate(wish, room=room, plan_of=self._plan_of)
+            found = estimate(
+                wish,
+                room=room,
+                plan_of=self._plan_of,
+                lighter=lighter_bases(
+                    self.config, folder=folder, place=place, device=self.ranks.device
+                ),
+            )
         except PlanUnknownError as error:
             self._warn(
                 f"Going on with {wish.setting.rows} rows per forward pass without a plan: {error}; "
@@ -221,8 +230,9 @@ class MicroBatch:
             )
         self.observer.on_event(
             EVENT_MEMORY_PLANNED,
-            f"A step of {_rows(found.setting)} needs about {size_text(found.needed)} of "
-            f"{size_text(limit)}",
+            f"A step of {_rows(found.setting)} needs about "
+            f"{size_text(found.plan.step + found.room.taken)}, loading the model "
+            f"{size_text(found.plan.loading + found.room.taken)}, of {size_text(limit)}",
             {
                 "kind": "planned",
                 "microBatchSize": found.setting.rows,

@@ -73,7 +73,10 @@ def config_of(case: dict[str, Any]) -> Any:
             "dataset": {"uri": "rows.jsonl"},
             "tuning": {
                 "method": case["method"],
-                "quantization": {"computeDtype": case.get("compute", "float32")},
+                "quantization": {
+                    "computeDtype": case.get("compute", "float32"),
+                    "type": case.get("type", "nf4"),
+                },
             },
             "training": {"gradientCheckpointing": case.get("checkpointing", True)},
         }

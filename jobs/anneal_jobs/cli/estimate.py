@@ -26,6 +26,7 @@ from anneal_pipeline.device import resolve_compute
 from anneal_pipeline.errors import UserError
 from anneal_pipeline.memory.estimate import Estimate, Wish, estimate, planning
 from anneal_pipeline.memory.fit import Verdict
+from anneal_pipeline.memory.lighter import lighter_bases
 from anneal_pipeline.memory.plan import MemoryPlan, size_text
 from anneal_pipeline.memory.rank_limit import RankLimit, find_rank_limit, plans_by_rank
 from anneal_pipeline.memory.room import Room, limit_on_cpu, resident_bytes
@@ -65,7 +66,10 @@ class _Subject:
 
     def estimate(self) -> Estimate:
         plan_of = planning(self.config, folder=self.folder, place=self.place)
-        return estimate(self.wish, room=self.room, plan_of=plan_of)
+        lighter = lighter_bases(
+            self.config, folder=self.folder, place=self.place, device=torch.device("cpu")
+        )
+        return estimate(self.wish, room=self.room, plan_of=plan_of, lighter=lighter)
 
 
 def estimate_job(job: JobFile, options: EstimateOptions) -> Estimate:
@@ -165,12 +169,14 @@ def bytes_of(quantity: str, *, source: str) -> int:
 
 
 def table_of(plan: MemoryPlan, *, room: Room) -> Table:
-    """The parts, and the peak against the limit."""
+    """The parts of a step, what loading needs, and the greater of both against the limit."""
     table = Table(box=None, pad_edge=False)
     table.add_column("part")
     table.add_column("memory", justify="right")
     for name, size in parts_of(plan, room=room).items():
         table.add_row(name, size_text(size))
+    table.add_row("a step in all", size_text(plan.step + room.taken))
+    table.add_row("loading the model", size_text(plan.loading + room.taken))
     table.add_row("peak", size_text(plan.peak + room.taken), style="bold")
     if room.limit is not None:
         table.add_row("limit", size_text(room.limit))
@@ -200,6 +206,7 @@ def data_of(found: Estimate) -> dict[str, Any]:
         "fits": None if found.room.limit is None else found.fits,
         "verdict": None if found.room.limit is None else found.choice.verdict.value,
         "peakBytes": found.needed,
+        "loadingBytes": found.plan.loading + found.room.taken,
         "limitBytes": found.room.limit,
         "parts": dict(parts_of(found.plan, room=found.room)),
         "microBatchSize": found.setting.rows,
@@ -210,6 +217,7 @@ def data_of(found: Estimate) -> dict[str, Any]:
             "microBatchSize": nearest.setting.rows,
             "sequenceLength": nearest.setting.length,
             "gradientCheckpointing": nearest.setting.checkpointing,
+            "base": dict(nearest.base),
             "peakBytes": nearest.plan.peak + found.room.taken,
         },
     }

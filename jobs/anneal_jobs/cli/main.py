@@ -136,7 +136,7 @@ def estimate(
     output: Annotated[OutputForm, typer.Option(help="table or json.")] = OutputForm.TABLE,
     s3_endpoint: S3EndpointOption = None,
 ) -> None:
-    """Tell what a training step needs in memory, from the model's config.json alone.
+    """Tell what loading and training need in memory, from the model's config.json alone.
 
     Exit code 65 with the nearest setting that fits, where the job does not.
     """

@@ -51,6 +51,7 @@ def _data_of(found: RankLimit) -> dict[str, Any]:
         "alpha": ALPHA_PER_RANK * found.rank,
         "memoryShare": MEMORY_SHARE,
         "peakBytes": found.needed,
+        "loadingBytes": found.plan.loading + room.taken,
         "limitBytes": room.limit,
         "parts": dict(parts_of(found.plan, room=room)),
         "nextRank": found.next_rank,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from anneal_pipeline.config.pipeline import PipelineConfig
@@ -17,10 +18,11 @@ from anneal_pipeline.memory.fit import (
     choose,
     find_nearest,
     refusal,
+    verdict_of,
 )
 from anneal_pipeline.memory.plan import MemoryPlan
 from anneal_pipeline.memory.room import Room
-from anneal_pipeline.memory.trace import Place, Planner, make_planner
+from anneal_pipeline.memory.trace import Place, Planner, PlanUnknownError, make_planner
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,14 +93,48 @@ class Estimate:
         )
 
 
-def estimate(wish: Wish, *, room: Room, plan_of: PlanOf) -> Estimate:
+@dataclass(frozen=True, kw_only=True)
+class LighterBase:
+    """The same job with its base held in less."""
+
+    changes: Mapping[str, str]
+    """Settings by their paths."""
+    plan_of: PlanOf
+
+
+def estimate(
+    wish: Wish, *, room: Room, plan_of: PlanOf, lighter: Iterable[LighterBase]
+) -> Estimate:
+    """`lighter` is looked through only where no setting of the step helps."""
     choice = choose(
         wish.setting, share=wish.share, may_lower=wish.may_lower, room=room.free, plan_of=plan_of
     )
     nearest = None
     if room.free is not None and choice.verdict is Verdict.DOES_NOT_FIT:
         nearest = find_nearest(choice.setting, share=wish.share, room=room.free, plan_of=plan_of)
+        nearest = nearest or _with_lighter_base(
+            choice.setting, share=wish.share, room=room.free, lighter=lighter
+        )
     return Estimate(wanted=wish.setting, choice=choice, room=room, nearest=nearest)
+
+
+def _with_lighter_base(
+    wanted: Setting, *, share: int, room: int, lighter: Iterable[LighterBase]
+) -> Nearest | None:
+    """The first of them with which a step fits, by other settings too if it must be."""
+    for base in lighter:
+        try:
+            plan = base.plan_of(wanted)
+            found = (
+                Nearest(setting=wanted, plan=plan)
+                if verdict_of(plan, room) is Verdict.FITS
+                else find_nearest(wanted, share=share, room=room, plan_of=base.plan_of)
+            )
+        except PlanUnknownError:
+            continue
+        if found is not None:
+            return replace(found, base=base.changes)
+    return None
 
 
 def planning(config: PipelineConfig, *, folder: Path, place: Place) -> PlanOf:

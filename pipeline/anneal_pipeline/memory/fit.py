@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from anneal_pipeline.memory.plan import MemoryPlan, size_text
@@ -60,29 +60,33 @@ def choose(
     `share` are the sequences of one rank in an optimiser step, `room` bytes (None: not known), and
     `margin` the share by which a plan may be wrong.
     """
-    plan = plan_of(wanted)
-    if room is None or leaves_margin(plan, room, margin=margin):
-        return Choice(setting=wanted, plan=plan, verdict=Verdict.FITS)
-    if may_lower:
+    setting, plan = wanted, plan_of(wanted)
+    if room is None:
+        return Choice(setting=setting, plan=plan, verdict=Verdict.FITS)
+    if may_lower and not leaves_margin(plan, room, margin=margin):
         fewer = replace(wanted, rows=wanted.rows - 1)
         found = largest_rows(fewer, share=share, room=room, plan_of=plan_of, margin=margin)
-        if found is not None:
-            return Choice(setting=found, plan=plan_of(found), verdict=Verdict.FITS)
-        wanted = replace(wanted, rows=1)
-        plan = plan_of(wanted)
-    is_out = plan.peak > room * (1 + margin)
-    verdict = Verdict.DOES_NOT_FIT if is_out else Verdict.IS_TIGHT
-    return Choice(setting=wanted, plan=plan, verdict=verdict)
+        setting = found or replace(wanted, rows=1)
+        plan = plan_of(setting)
+    return Choice(setting=setting, plan=plan, verdict=verdict_of(plan, room, margin=margin))
+
+
+def verdict_of(plan: MemoryPlan, room: int, *, margin: float = MARGIN) -> Verdict:
+    if plan.peak * (1 + margin) <= room:
+        return Verdict.FITS
+    return Verdict.DOES_NOT_FIT if plan.peak > room * (1 + margin) else Verdict.IS_TIGHT
 
 
 @dataclass(frozen=True, kw_only=True)
 class Nearest:
     setting: Setting
     plan: MemoryPlan
+    base: Mapping[str, str] = field(default_factory=dict)
+    """Settings by their paths that hold the base in less, where no other setting helps."""
 
     def change_from(self, wanted: Setting) -> str:
         """What to set, as one instruction."""
-        changes = []
+        changes = [f"{path} to {value}" for path, value in self.base.items()]
         if self.setting.rows != wanted.rows:
             changes.append(f"training.microBatchSize to {self.setting.rows}")
         if self.setting.checkpointing and not wanted.checkpointing:
@@ -110,11 +114,17 @@ def largest_rows(
 
 
 def leaves_margin(plan: MemoryPlan, room: int, *, margin: float = MARGIN) -> bool:
-    return plan.peak * (1 + margin) <= room
+    """Of its step: what loading needs, no setting of a step changes."""
+    return plan.step * (1 + margin) <= room
 
 
 def find_nearest(wanted: Setting, *, share: int, room: int, plan_of: PlanOf) -> Nearest | None:
-    """Smaller micro-batches, then checkpointing as well, then shorter sequences as well."""
+    """Smaller micro-batches, then checkpointing as well, then shorter sequences as well.
+
+    None where none helps, as when the base cannot even be loaded.
+    """
+    if plan_of(wanted).loading * (1 + MARGIN) > room:
+        return None
     found = None
     if wanted.rows > 1:
         fewer = replace(wanted, rows=wanted.rows - 1)
@@ -141,17 +151,26 @@ def _longest(wanted: Setting, *, room: int, plan_of: PlanOf) -> Setting | None:
 
 def refusal(wanted: Setting, plan: MemoryPlan, *, room: Room, nearest: Nearest | None) -> str:
     """One sentence: what is needed, what there is, and what would fit."""
-    parts = {"the libraries": room.libraries, "Ray": room.others, **plan.parts()}
+    is_for_loading = plan.loading > plan.step
+    parts = plan.parts_of_loading() if is_for_loading else plan.parts()
+    parts = {"the libraries": room.libraries, "Ray": room.others, **parts}
     name, most = max(parts.items(), key=lambda part: part[1])
     advice = (
         f"{nearest.change_from(wanted)}, which needs about "
         f"{size_text(nearest.plan.peak + room.taken)}"
         if nearest
-        else "take a smaller model or more memory"
+        else "neither fewer nor shorter rows nor a lighter base would: take a smaller model or "
+        "more memory"
     )
+    needed = size_text(plan.peak + room.taken)
     rows = "1 row" if wanted.rows == 1 else f"{wanted.rows} rows"
+    what = (
+        f"The model cannot be loaded: that needs about {needed}"
+        if is_for_loading
+        else f"The run does not fit: it needs about {needed} with {rows} of up to {wanted.length} "
+        "tokens per forward pass"
+    )
     return (
-        f"The run does not fit: it needs about {size_text(plan.peak + room.taken)} with {rows} of "
-        f"up to {wanted.length} tokens per forward pass, most of it for {name} "
-        f"({size_text(most)}), and there are {size_text(room.limit or 0)}; {advice}"
+        f"{what}, most of it for {name} ({size_text(most)}), and there are "
+        f"{size_text(room.limit or 0)}; {advice}"
     )

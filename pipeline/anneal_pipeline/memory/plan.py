@@ -1,4 +1,4 @@
-"""What a training step of one rank needs in memory, part by part, in bytes."""
+"""What one rank needs in memory to load its model and to train, part by part, in bytes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MOMENTS_8_BIT_MIN = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryPlan:
-    """All there is at the moment of the greatest need, with gradients of an earlier micro-batch."""
+    """The parts of a step at its greatest need, with gradients of a micro-batch before; loading."""
 
     weights: int
     """The frozen base, and its buffers."""
@@ -29,10 +29,17 @@ class MemoryPlan:
     """Everything as wide as the vocabulary: logits, their log-softmax, and gradients of both."""
     overhead: int
     """What the libraries take for themselves once a step has run."""
+    loading: int
+    """All there is at the greatest need while the base is loaded, before any step."""
+
+    @property
+    def step(self) -> int:
+        return sum(self.parts().values())
 
     @property
     def peak(self) -> int:
-        return sum(self.parts().values())
+        """Of the run: a base in 4 bits may need more to be loaded than to be trained."""
+        return max(self.step, self.loading)
 
     @property
     def of_pass(self) -> int:
@@ -40,14 +47,16 @@ class MemoryPlan:
         return self.activations + self.logits
 
     def with_pass_scaled(self, factor: float) -> MemoryPlan:
-        """The plan corrected by a pass that took `factor` of what was planned."""
+        """The plan of a loaded model, by a pass that took `factor` of what was planned."""
         return replace(
             self,
+            loading=0,
             activations=round(self.activations * factor),
             logits=round(self.logits * factor),
         )
 
     def parts(self) -> Mapping[str, int]:
+        """Of the step."""
         return {
             "weights": self.weights,
             "quantisation state": self.quantization_state,
@@ -58,6 +67,14 @@ class MemoryPlan:
             "activations": self.activations,
             "logits": self.logits,
             "overhead": self.overhead,
+        }
+
+    def parts_of_loading(self) -> Mapping[str, int]:
+        stays = self.weights + self.quantization_state
+        return {
+            "weights": self.weights,
+            "quantisation state": self.quantization_state,
+            "the work on one weight": self.loading - stays,
         }
 
 

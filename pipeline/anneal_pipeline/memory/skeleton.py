@@ -6,6 +6,8 @@ replaces those that are held in 4 bits, PEFT adds the adapters.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +15,15 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from anneal_pipeline.config.pipeline import PipelineConfig
 from anneal_pipeline.config.tuning import DEFAULT
+from anneal_pipeline.memory.loading import bytes_beyond
 from anneal_pipeline.memory.plan import Held, moments_bytes
 from anneal_pipeline.model.adapters import add_adapters
 from anneal_pipeline.model.beginning import activate, add_beginning
-from anneal_pipeline.model.loading import make_room_for
+from anneal_pipeline.model.loading import make_room_for, trained_in
 from anneal_pipeline.model.lora_layers import lora_layers
 from anneal_pipeline.model.targets import choose_targets
 from anneal_pipeline.model.trained_rows import compute_trained_rows_alone
@@ -40,13 +43,18 @@ class Skeleton:
     vocabulary: int
     tensors: tuple[torch.Tensor, ...]
     """All that the model holds."""
+    loading_work: int
+    """Bytes by which loading the base needs more than what stays of it."""
 
 
 def build_skeleton(
     config: PipelineConfig, *, folder: Path, compute: torch.dtype, in_4_bit: bool, on_gpu: bool
 ) -> Skeleton:
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    model = _on_meta(config, folder=folder, compute=compute, in_4_bit=in_4_bit)
+    with _without_weights():
+        whole = _base(config, folder=folder, compute=compute, in_4_bit=in_4_bit)
+        work = bytes_beyond(whole, compute=compute, stored=trained_in(folder), on_gpu=on_gpu)
+        model, replaced = _tuned(whole, config, folder=folder)
     base, state = _Faker(mode, compute=compute).convert(model)
     if in_4_bit:
         from anneal_pipeline.model.quantization import forbid_repacking, keep_trainable
@@ -73,37 +81,53 @@ def build_skeleton(
         is_packed=config.training.packing,
         vocabulary=model.config.get_text_config().vocab_size,
         tensors=(*base, *state),
+        loading_work=max(work, replaced),
     )
 
 
-def _on_meta(
-    config: PipelineConfig, *, folder: Path, compute: torch.dtype, in_4_bit: bool
-) -> PeftModel:
-    settings = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+@contextmanager
+def _without_weights() -> Iterator[None]:
     # The seed of the run's own adapters must not depend on whether there was a plan before.
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(settings, dtype=compute)
-        if in_4_bit:
-            _put_4_bit_layers(model, config, compute=compute)
-        new_tokens = make_room_for(model, config.tuning.new_tokens, folder=folder)
-        model.requires_grad_(False)
-        model.config.use_cache = False
-        if config.training.gradient_checkpointing:
-            model.activation_checkpointing_enable({"use_reentrant": False})
-        # How they begin takes numbers and moves none of their sizes.
-        lora = config.tuning.lora.model_copy(update={"initialization": DEFAULT})
-        tuned = add_adapters(
-            model,
-            lora,
-            targets=choose_targets(model, lora),
-            seed=config.training.seed,
-            new_tokens=new_tokens,
-        )
-        if config.tuning.lora.is_pissa:
-            add_beginning(tuned)
-            activate(tuned)
-        compute_trained_rows_alone(tuned)
-        return tuned
+        yield
+
+
+def _base(
+    config: PipelineConfig, *, folder: Path, compute: torch.dtype, in_4_bit: bool
+) -> PreTrainedModel:
+    settings = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(settings, dtype=compute)
+    if in_4_bit:
+        _put_4_bit_layers(model, config, compute=compute)
+    return model
+
+
+def _tuned(
+    model: PreTrainedModel, config: PipelineConfig, *, folder: Path
+) -> tuple[PeftModel, int]:
+    """The base with its adapters, and the bytes of a table that new tokens made too small."""
+    table = model.get_input_embeddings().weight
+    num_rows, num_bytes = table.shape[0], table.nbytes
+    new_tokens = make_room_for(model, config.tuning.new_tokens, folder=folder)
+    is_replaced = model.get_input_embeddings().weight.shape[0] != num_rows
+    model.requires_grad_(False)
+    model.config.use_cache = False
+    if config.training.gradient_checkpointing:
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    # How they begin takes numbers and moves none of their sizes.
+    lora = config.tuning.lora.model_copy(update={"initialization": DEFAULT})
+    tuned = add_adapters(
+        model,
+        lora,
+        targets=choose_targets(model, lora),
+        seed=config.training.seed,
+        new_tokens=new_tokens,
+    )
+    if config.tuning.lora.is_pissa:
+        add_beginning(tuned)
+        activate(tuned)
+    compute_trained_rows_alone(tuned)
+    return tuned, num_bytes if is_replaced else 0
 
 
 def _put_4_bit_layers(model: Any, config: PipelineConfig, *, compute: torch.dtype) -> None:

@@ -71,6 +71,7 @@ class Planner:
             activations=live.peak - live.peak_logits,
             logits=live.peak_logits,
             overhead=0 if on_gpu else CPU_OVERHEAD_BYTES,
+            loading=held.weights + held.quantization_state + self.skeleton.loading_work,
         )
 
 

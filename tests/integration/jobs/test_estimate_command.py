@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from tests.unit.pipeline.families import make_family
+from tests.unit.pipeline.families import COMMON, make_family
 from tests.unit.pipeline.kit import write_model
+from transformers import LlamaConfig
 from typer.testing import CliRunner, Result
 
 from anneal_jobs.cli import estimate as estimating
@@ -54,6 +55,8 @@ def test_what_fits_is_shown_part_by_part(job: Path) -> None:
     assert done.exit_code == 0, done.output
     for part in ("libraries", "weights", "adapters", "optimizer", "activations", "peak", "limit"):
         assert part in done.stdout
+    for line in ("a step in all", "loading the model"):
+        assert line in done.stdout
     assert "8 sequences of up to 64 tokens per forward pass" in done.stdout
 
 
@@ -92,6 +95,50 @@ def test_the_nearest_setting_is_named(job: Path) -> None:
     taken = json.loads(lowered.stdout)
     assert taken["microBatchSize"] == nearest["microBatchSize"]
     assert taken["verdict"] == "fits"
+
+
+@pytest.fixture
+def wide_job(tmp_path: Path) -> Path:
+    """Of a model whose weights are large beside all else that a step needs."""
+    sizes = {**COMMON, "hidden_size": 1024, "intermediate_size": 16384}
+    model = tmp_path / "model"
+    LlamaConfig(**sizes).save_pretrained(model)
+    for name in ("model.safetensors", "tokenizer.json"):
+        (model / name).write_bytes(b"")
+    return write_job(tmp_path / "job.yaml", model=model)
+
+
+def test_what_cannot_be_loaded_is_refused_with_a_setting_that_can(wide_job: Path) -> None:
+    fp4 = ("--output", "json", "--set", "tuning.method=qlora")
+    fp4 += ("--set", "tuning.quantization.type=fp4")
+    whole = json.loads(estimate(wide_job, "--memory", "64Gi", *fp4).stdout)
+    assert whole["peakBytes"] == whole["loadingBytes"] > sum(whole["parts"].values())
+    others = whole["parts"]["libraries"] + whole["parts"]["Ray"]
+    room = str(int(others + (whole["loadingBytes"] - others) / 1.4))
+    done = estimate(wide_job, "--memory", room, *fp4)
+    assert done.exit_code == 65
+    assert "The model cannot be loaded: that needs about" in done.stderr
+    assert "set tuning.quantization.type to nf4" in done.stderr
+    assert json.loads(done.stdout)["nearest"]["base"] == {"tuning.quantization.type": "nf4"}
+
+
+def test_a_base_in_4_bits_is_named_where_no_setting_of_a_step_helps(wide_job: Path) -> None:
+    plain = ("--output", "json", "--set", "training.batchSize=1")
+    in_4_bits = ("--gpu-memory", "64Gi", *plain, "--set", "tuning.method=qlora")
+    needed = json.loads(estimate(wide_job, *in_4_bits).stdout)["peakBytes"]
+    done = estimate(wide_job, "--gpu-memory", str(int(1.2 * needed)), *plain)
+    assert done.exit_code == 65
+    assert json.loads(done.stdout)["nearest"] == {
+        "microBatchSize": 1,
+        "sequenceLength": 64,
+        "gradientCheckpointing": True,
+        "base": {"tuning.method": "qlora"},
+        "peakBytes": needed,
+    }
+    assert "The run does not fit: it needs about" in done.stderr
+    assert "set tuning.method to qlora, which needs about" in " ".join(done.stderr.split())
+    hopeless = estimate(wide_job, "--gpu-memory", "1Mi", "--set", "training.batchSize=1")
+    assert "nor a lighter base would: take a smaller model" in " ".join(hopeless.stderr.split())
 
 
 def test_a_size_that_is_none_is_refused(job: Path) -> None:

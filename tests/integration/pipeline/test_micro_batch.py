@@ -124,6 +124,7 @@ def test_with_room_enough_the_usual_rows_are_taken_and_nothing_is_measured(
     (plan,) = planned(observer)
     assert rows_taken(tmp_path) == plan["microBatchSize"] == 4
     assert plan["activationsBytes"] > 0
+    assert plan["loadingBytes"] == plan["weightsBytes"] > 0
     assert plan["limitBytes"] == (1 << 40) + LIBRARIES
 
 

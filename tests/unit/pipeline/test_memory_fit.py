@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from anneal_pipeline.memory.fit import (
+    Nearest,
     Setting,
     Verdict,
     choose,
@@ -34,12 +36,24 @@ def plan_of(setting: Setting) -> MemoryPlan:
         activations=setting.rows * setting.length * per_token,
         logits=0,
         overhead=0,
+        loading=100 * MIB,
     )
 
 
-def test_the_peak_is_the_sum_of_the_parts() -> None:
+def hard_to_load(setting: Setting) -> MemoryPlan:
+    """The same, and 400 MiB while it is loaded."""
+    return replace(plan_of(setting), loading=400 * MIB)
+
+
+def test_the_peak_is_the_sum_of_the_parts_of_a_step() -> None:
     plan = plan_of(WANTED)
-    assert plan.peak == sum(plan.parts().values()) == 420 * MIB
+    assert plan.peak == plan.step == sum(plan.parts().values()) == 420 * MIB
+
+
+def test_the_peak_is_that_of_loading_where_a_step_needs_less() -> None:
+    plan = hard_to_load(replace(WANTED, rows=1))
+    assert (plan.step, plan.peak) == (140 * MIB, 400 * MIB)
+    assert sum(plan.parts_of_loading().values()) == plan.loading
 
 
 @pytest.mark.parametrize(("room", "rows"), [(500, 8), (480, 4), (200, 1), (150, None)])
@@ -67,6 +81,36 @@ def test_what_a_run_takes_of_what_it_was_asked_for(
     found = choose(WANTED, share=16, may_lower=may_lower, room=size, plan_of=plan_of)
     assert (found.setting.rows, found.verdict) == (rows, verdict)
     assert found.plan == plan_of(found.setting)
+
+
+@pytest.mark.parametrize(
+    ("room", "rows", "verdict"),
+    [
+        pytest.param(500, 8, Verdict.FITS, id="both-leave-their-margin"),
+        pytest.param(480, 4, Verdict.FITS, id="the-step-of-8-rows-does-not"),
+        pytest.param(410, 4, Verdict.IS_TIGHT, id="fewer-rows-would-not-help-loading"),
+        pytest.param(340, 4, Verdict.DOES_NOT_FIT, id="it-cannot-be-loaded"),
+    ],
+)
+def test_rows_are_lowered_for_the_step_alone(room: int, rows: int, verdict: Verdict) -> None:
+    found = choose(WANTED, share=16, may_lower=True, room=room * MIB, plan_of=hard_to_load)
+    assert (found.setting.rows, found.verdict) == (rows, verdict)
+
+
+def test_a_measured_pass_is_of_a_loaded_model() -> None:
+    assert hard_to_load(WANTED).with_pass_scaled(1.0).peak == 420 * MIB
+    assert hard_to_load(replace(WANTED, rows=1)).with_pass_scaled(1.0).peak == 140 * MIB
+
+
+def test_no_setting_of_a_step_is_tried_where_the_model_cannot_be_loaded() -> None:
+    asked: list[Setting] = []
+
+    def plan(setting: Setting) -> MemoryPlan:
+        asked.append(setting)
+        return hard_to_load(setting)
+
+    assert find_nearest(WANTED, share=16, room=340 * MIB, plan_of=plan) is None
+    assert asked == [WANTED]
 
 
 def test_a_pass_that_took_twice_as_much_doubles_only_what_a_pass_takes() -> None:
@@ -112,7 +156,21 @@ def test_where_nothing_fits_no_setting_is_named() -> None:
     assert find_nearest(WANTED, share=16, room=90 * MIB, plan_of=plan_of) is None
     room = Room(limit=90 * MIB, libraries=0)
     said = refusal(WANTED, plan_of(WANTED), room=room, nearest=None)
-    assert said.endswith("; take a smaller model or more memory")
+    assert said.endswith(
+        "; neither fewer nor shorter rows nor a lighter base would: take a smaller model or more "
+        "memory"
+    )
+
+
+def test_what_cannot_be_loaded_is_told_from_what_cannot_be_trained() -> None:
+    one = replace(WANTED, rows=1)
+    nearest = Nearest(setting=one, plan=plan_of(one), base={"tuning.quantization.type": "nf4"})
+    room = Room(limit=500 * MIB, libraries=200 * MIB)
+    assert refusal(one, hard_to_load(one), room=room, nearest=nearest) == (
+        "The model cannot be loaded: that needs about 600 MiB, most of it for the work on one "
+        "weight (300 MiB), and there are 500 MiB; set tuning.quantization.type to nf4, which needs "
+        "about 340 MiB"
+    )
 
 
 def test_moments_in_8_bits_are_a_quarter_but_for_small_parameters() -> None:

@@ -25,6 +25,7 @@ NOTHING = MemoryPlan(
     activations=0,
     logits=0,
     overhead=0,
+    loading=1000 * MIB,
 )
 
 
