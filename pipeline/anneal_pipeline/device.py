@@ -24,20 +24,38 @@ def choose_device(local_rank: int) -> torch.device:
 
 
 def compute_dtype(
-    wanted: str, *, device: torch.device, trained_in: str | None = None
+    wanted: str,
+    *,
+    device: torch.device,
+    trained_in: str | None = None,
+    trains_whole: bool = False,
 ) -> torch.dtype:
     """Resolve `tuning.quantization.computeDtype`; `trained_in` is the type of the base's weights.
 
-    auto is bfloat16 on a GPU that has it and float16 on an older one; float32 on CPU, where
-    resuming to the last bit is promised and bfloat16 products are seldom faster.
+    `trains_whole`: modules of the base are trained, in the type that it is loaded in. auto is
+    bfloat16 on a GPU that has it and float16 on an older one; float32 on CPU, where resuming to the
+    last bit is promised and bfloat16 products are seldom faster.
     """
     has_bfloat16 = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
     return _DTYPES[
-        resolve_compute(wanted, kind=device.type, has_bfloat16=has_bfloat16, trained_in=trained_in)
+        resolve_compute(
+            wanted,
+            kind=device.type,
+            has_bfloat16=has_bfloat16,
+            trained_in=trained_in,
+            trains_whole=trains_whole,
+        )
     ]
 
 
-def resolve_compute(wanted: str, *, kind: str, has_bfloat16: bool, trained_in: str | None) -> str:
+def resolve_compute(
+    wanted: str,
+    *,
+    kind: str,
+    has_bfloat16: bool,
+    trained_in: str | None,
+    trains_whole: bool = False,
+) -> str:
     """The rule behind `compute_dtype`, for a device of `kind`."""
     overflows = trained_in == "bfloat16"
     if wanted == "auto":
@@ -46,13 +64,16 @@ def resolve_compute(wanted: str, *, kind: str, has_bfloat16: bool, trained_in: s
         if has_bfloat16:
             return "bfloat16"
         # A model trained in bfloat16 reaches numbers that float16 does not have (above 65,504).
-        return "float32" if overflows else "float16"
+        return "float32" if overflows or trains_whole else "float16"
     if wanted == "bfloat16" and not has_bfloat16:
         raise _unfit(wanted, "this GPU does not have it; use auto")
     if wanted == "float16" and kind == "cpu":
         raise _unfit(wanted, "it is for GPUs; use auto or float32 on a CPU")
     if wanted == "float16" and overflows:
         raise _unfit(wanted, "the model was trained in bfloat16 and overflows in it; use auto")
+    if wanted == "float16" and trains_whole:
+        why = "it cannot hold the gradients of tuning.lora.modulesToSave"
+        raise _unfit(wanted, f"{why}; use auto or float32, or remove these modules")
     return wanted
 
 

@@ -119,6 +119,7 @@ def _subject(job: JobFile, options: EstimateOptions) -> Iterator[_Subject]:
             kind="cuda" if on_gpu else "cpu",
             has_bfloat16=True,
             trained_in=trained_in(folder),
+            trains_whole=bool(config.tuning.lora.modules_to_save),
         )
         place = Place(compute=getattr(torch, kind), in_4_bit=form.in_4_bit, on_gpu=on_gpu)
         wish = Wish.of(

@@ -148,7 +148,8 @@ class QuantizationConfig(Schema):
     compute_dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     """The type matrix products run in, and for lora also the type the whole base is loaded in: auto
     takes bfloat16 on a GPU that has it, float16 with loss scaling on an older one, float32 on a
-    CPU. float16 is for GPUs, and not for a model trained in bfloat16, which overflows in it."""
+    CPU. float16 is for GPUs, and not for a model trained in bfloat16, which overflows in it, nor
+    for modulesToSave."""
 
 
 class TuningConfig(Schema):

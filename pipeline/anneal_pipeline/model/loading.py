@@ -94,8 +94,12 @@ def load_tokenizer(folder: Path, *, new_tokens: Sequence[str] = ()) -> PreTraine
 
 def choose_compute(config: PipelineConfig, *, folder: Path, device: torch.device) -> torch.dtype:
     """The type that products run in; one that device or model cannot have is refused."""
-    wanted = config.tuning.quantization.compute_dtype
-    return compute_dtype(wanted, device=device, trained_in=trained_in(folder))
+    return compute_dtype(
+        config.tuning.quantization.compute_dtype,
+        device=device,
+        trained_in=trained_in(folder),
+        trains_whole=bool(config.tuning.lora.modules_to_save),
+    )
 
 
 def load_tuned_model(

@@ -100,6 +100,24 @@ def test_on_a_cpu_it_is_refused_before_the_data_are_prepared(
     assert not (tmp_path / "out" / "data").exists()
 
 
+def test_whole_modules_are_refused_with_it_and_auto_takes_fp32_for_them(
+    kit: ModuleType, model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On an older GPU. Their gradients would be in float16, which no scaler divides."""
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
+
+    def chosen(compute: str, modules: list[str]) -> torch.dtype:
+        own = tuning(compute=compute)
+        own["lora"]["modulesToSave"] = modules
+        config = config_of(kit, tuning=own)
+        return loading.choose_compute(config, folder=model_dir, device=torch.device("cuda"))
+
+    assert chosen("auto", []) == chosen("float16", []) == torch.float16
+    assert chosen("auto", ["lm_head"]) == torch.float32
+    with pytest.raises(UserError, match=r"it cannot hold the gradients of tuning.lora.modulesToSa"):
+        chosen("float16", ["lm_head"])
+
+
 @pytest.mark.usefixtures("past_the_rule")
 @pytest.mark.parametrize("method", METHODS)
 def test_adapters_are_fp32_over_a_base_in_its_design(
