@@ -42,7 +42,7 @@ class WayBack:
             return None
         restored = read_state(folder)
         load_state(folder, restored, parameters=self.parameters, optimizer=self.optimizer)
-        _keep_what_was_learnt(restored, state)
+        keep_what_was_learnt(restored, state)
         self._forget_after(restored)
         return restored
 
@@ -92,7 +92,7 @@ def _is_healthy(saved: SavedCheckpoint) -> bool:
     return is_healthy([loss for _, loss in read_state(saved.folder).losses])
 
 
-def _keep_what_was_learnt(restored: RunState, state: RunState) -> None:
+def keep_what_was_learnt(restored: RunState, state: RunState) -> None:
     """Going back undoes the training, not the lessons."""
     restored.rate_factor = state.rate_factor
     restored.interventions = state.interventions
