@@ -1,11 +1,12 @@
 """What holding the base in 4 bits costs in time and words, with and without double quantisation.
 
-    .venv/bin/python tests/benchmarks/four_bit.py --model FOLDER [--rows 4 --length 128]
+    .venv/bin/python tests/benchmarks/four_bit.py --model FOLDER [--rows 4] [--no-answers]
 
 loads a model whole and in 4 bits, on the CPU in fp32, and prints a table (bytes of the weights,
 processor time of a forward and of a forward and backward pass, loss on a fixed text), the greedy
 answers to fixed prompts side by side and, last, one JSON object. Passes go by turns and the least
-of them counts, so that other work on the machine falls on all. FOLDER has a chat model's tokenizer.
+of them counts, so that other work on the machine falls on all; on one thread, because threads that
+wait for each other on a loaded machine take processor time. FOLDER has a chat model's tokenizer.
 """
 
 from __future__ import annotations
@@ -100,7 +101,9 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=4)
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--no-answers", action="store_true", help="times, sizes and loss alone")
     options = parser.parse_args()
+    torch.set_num_threads(1)
     from anneal_pipeline.model.adapters import base_bytes
     from anneal_pipeline.model.loading import load_tokenizer
 
@@ -115,7 +118,7 @@ def main() -> None:
                 if run:  # the first one warms up
                     found.append(seconds)
     print(f"{os.cpu_count()} cores, Python {sys.version.split()[0]}, {options.rows} rows of "
-          f"{options.length} tokens")  # fmt: skip
+          f"{options.length} tokens, on one thread")  # fmt: skip
     print("| base | weights MiB | forward CPU s | forward and backward CPU s | loss on text |")
     print("|---|---|---|---|---|")
     facts: dict[str, dict[str, float]] = {}
@@ -125,7 +128,8 @@ def main() -> None:
         size, loss = base_bytes(model), loss_of(model, tokenizer)
         facts[kind] = {"bytes": size, "forward": one, "both": both, "loss": round(loss, 4)}
         print(f"| {kind} | {size / MIB:.1f} | {one:.2f} | {both:.2f} | {loss:.4f} |")
-    for index, texts in enumerate(zip(*(answers_of(m, tokenizer) for m in models.values()),
+    answering = {} if options.no_answers else models
+    for index, texts in enumerate(zip(*(answers_of(m, tokenizer) for m in answering.values()),
                                       strict=True)):  # fmt: skip
         print(f"\n{PROMPTS[index]}")
         for kind, text in zip(models, texts, strict=True):
