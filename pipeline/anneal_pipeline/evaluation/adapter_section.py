@@ -24,7 +24,7 @@ _HEAD = (
     *("modules", "adapters", "rank", "directions in use", "share"),
     *("gradient, mean", "std", "least", "largest", "over weights"),
 )
-_USUAL = "Nothing about them is unusual."
+_USUAL = "Nothing of this asks for another setting in the next run."
 _NAMED_MAX = 12
 
 
@@ -64,7 +64,7 @@ class AdapterSection:
         rows = "".join(_row("td", _cells(kind)) for kind in self.use.kinds)
         advice = "".join(f"<li>{escape(text)}</li>" for text in self.advice or (_USUAL,))
         return (
-            f"<h2>Adapters</h2><table>{facts}</table><p></p>"
+            f'<h2>Adapters</h2><table class="facts">{facts}</table><p></p>'
             f"<table>{_row('th', _HEAD)}{rows}</table><ul>{advice}</ul>"
         )
 

@@ -118,7 +118,8 @@ def _answers_of(pair: AnswerPair) -> Iterator[tuple[str, str]]:
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;"
     "color:#1a1a1a;background:#fff}table{border-collapse:collapse}td,th{padding:.3rem .8rem;"
-    "border-bottom:1px solid #ddd;text-align:right}td:first-child,th:first-child{text-align:left}"
+    "border-bottom:1px solid #ddd;text-align:right}td:first-child,th:first-child,"
+    ".facts td{text-align:left;vertical-align:top}.facts td:first-child{white-space:nowrap}"
     ".answers{display:flex;gap:1rem;flex-wrap:wrap}.answers>div{flex:1 1 14rem;background:#f6f6f4;"
     "padding:.6rem .9rem;border-radius:.4rem;white-space:pre-wrap;min-width:0;"
     "overflow-wrap:anywhere}h3{margin-bottom:.4rem}"

@@ -20,11 +20,16 @@ _M_MMAP_THRESHOLD = -3
 
 def return_freed_blocks() -> bool:
     """From now on give blocks back when they are freed; False where the C library cannot."""
-    library = ctypes.CDLL(None)
-    mallopt = getattr(library, "mallopt", None)
-    trim = getattr(library, "malloc_trim", None)
-    if mallopt is None or trim is None:
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None or not mallopt(_M_MMAP_THRESHOLD, THRESHOLD_BYTES):
         return False
-    done = bool(mallopt(_M_MMAP_THRESHOLD, THRESHOLD_BYTES))
+    return give_back_holes()
+
+
+def give_back_holes() -> bool:
+    """Give back the pages that are free now, which says nothing of later ones; False as above."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is None:
+        return False
     trim(0)
-    return done
+    return True

@@ -7,7 +7,7 @@ carries the number of its row in the requirements (S2 ... S26, QP4), by which it
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import fmean, pstdev
@@ -72,6 +72,8 @@ class StepFacts:
 class Diagnostician:
     config: PipelineConfig
     compute: torch.dtype
+    memory_in_use: Callable[[], int]
+    """Bytes without what is free and only not given back; takes a moment, so asked seldom."""
     _memory: list[int] = field(default_factory=list)
 
     def at_start(self) -> Iterator[Diagnosis]:
@@ -181,11 +183,14 @@ class Diagnostician:
         recent = self._memory[2 * WINDOW :]
         lows = [min(recent[start : start + WINDOW]) for start in range(0, len(recent), WINDOW)]
         goes_on = all(low - before > GROWTH_GOES_ON * early for before, low in pairwise(lows))
-        if goes_on and late > GROWTH_FACTOR * early and late - early > GROWTH_BYTES:
+        if not goes_on or not _has_grown(late, early=early):
+            return
+        held, self._memory = self.memory_in_use(), []
+        if _has_grown(held, early=early):
             yield Diagnosis(
                 row="S24",
-                symptom=f"Memory grew from {early / 1e9:.2f} to {late / 1e9:.2f} GB by step "
-                f"{facts.step}",
+                symptom=f"Memory grew from {early / 1e9:.2f} to {held / 1e9:.2f} GB by step "
+                f"{facts.step}, with all that is free given back",
                 cause="something keeps what steps leave behind",
                 fix="report it with the log; until then a shorter training.sequenceLength and "
                 "checkpoints keep the run going",
@@ -229,3 +234,7 @@ class Diagnostician:
                 fix="set training.earlyStopping, train fewer epochs, or lower "
                 "training.learningRate",
             )
+
+
+def _has_grown(late: int, *, early: int) -> bool:
+    return late > GROWTH_FACTOR * early and late - early > GROWTH_BYTES

@@ -29,7 +29,7 @@ from anneal_pipeline.training.early_stopping import EarlyStopping
 from anneal_pipeline.training.events import Events
 from anneal_pipeline.training.held_out import HeldOutWatch
 from anneal_pipeline.training.loss import LogitsPath
-from anneal_pipeline.training.memory import MemoryRanOutError, RowLimit
+from anneal_pipeline.training.memory import MemoryRanOutError, RowLimit, memory_in_use
 from anneal_pipeline.training.optimizer import AdapterOptimizer, StepOutcome
 from anneal_pipeline.training.out_of_memory import MicroBatchHalving
 from anneal_pipeline.training.randomness import seed_step
@@ -74,7 +74,11 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self.limit.rows = min(self.limit.rows, self.state.micro_batch_size or self.limit.rows)
-        self._doctor = Diagnostician(config=self.config, compute=self.tuned.compute)
+        self._doctor = Diagnostician(
+            config=self.config,
+            compute=self.tuned.compute,
+            memory_in_use=partial(memory_in_use, self.ranks.device),
+        )
         self._gradients = GradientWatch(
             list_adapters(self.tuned.model), max_norm=self.config.training.max_grad_norm
         )

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
+from anneal_pipeline.device import used_memory_bytes
+from anneal_pipeline.memory.allocator import give_back_holes
+
 _MESSAGES = (
     "can't allocate memory",  # PyTorch's CPU allocator
     "not enough memory",
@@ -39,6 +42,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error) for text in _MESSAGES)
+
+
+def memory_in_use(device: torch.device) -> int:
+    """Bytes as `used_memory_bytes` counts them, without the holes of the C library's heap."""
+    gc.collect()
+    if device.type == "cpu":
+        give_back_holes()
+    return used_memory_bytes(device)
 
 
 def free_memory(device: torch.device) -> None:

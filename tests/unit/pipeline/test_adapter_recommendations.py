@@ -213,4 +213,6 @@ def test_the_section_has_numbers_names_and_recommendations_in_every_form() -> No
     assert data["narrow"] == data["idle"] == ["model.layers.3.down_proj"]
     assert {m["name"] for m in data["modules"]} == {m.name for m in modules}
     nothing = AdapterSection.of(use_of(usual()), config_of(), loss_change=None)
-    assert "Nothing about them is unusual." in "\n".join(nothing.markdown())
+    assert "Nothing of this asks for another setting in the next run." in "\n".join(
+        nothing.markdown()
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -27,8 +28,15 @@ def facts(losses: list[float], **changes: Any) -> StepFacts:
     return StepFacts(**{**values, **changes})
 
 
-def doctor(kit: ModuleType, *, compute: torch.dtype = torch.float32, **sections: Any) -> Any:
-    return Diagnostician(config=kit.make_config(**sections), compute=compute)
+def doctor(
+    kit: ModuleType,
+    *,
+    compute: torch.dtype = torch.float32,
+    memory_in_use: Callable[[], int] = lambda: 0,
+    **sections: Any,
+) -> Any:
+    config = kit.make_config(**sections)
+    return Diagnostician(config=config, compute=compute, memory_in_use=memory_in_use)
 
 
 @pytest.mark.parametrize(
@@ -115,14 +123,33 @@ def test_memory_that_grows_is_told_and_memory_that_varies_is_not(kit: ModuleType
     def rows(step: int) -> int:
         return (1 << 30) + (step % 7 << 27)
 
-    steady, leaking = doctor(kit), doctor(kit)
+    steady, leaking = doctor(kit), doctor(kit, memory_in_use=lambda: 3 << 30)
     steps = range(1, 3 * GROWTH_STEPS)
     assert [d for n in steps for d in steady.after_step(facts([1.0], memory_bytes=rows(n)))] == []
     found = [
         d for n in steps for d in leaking.after_step(facts([1.0], memory_bytes=rows(n) + (n << 24)))
     ]
     assert {d.row for d in found} == {"S24"}
-    assert "Memory grew from" in str(found[0])
+    assert "Memory grew from 2.21 to 3.22 GB by step 1, with all that is free" in str(found[0])
+
+
+def test_memory_that_only_the_heap_holds_is_not_told(kit: ModuleType) -> None:
+    """As a heap with holes did until step 61 of a run; all but 2.7 of the 5.3 GB were free."""
+    asked: list[int] = []
+
+    def in_use() -> int:
+        asked.append(1)
+        return int(2.7e9)
+
+    of_a_heap = doctor(kit, memory_in_use=in_use)
+    steps = range(1, 3 * GROWTH_STEPS)
+    told = [
+        d
+        for n in steps
+        for d in of_a_heap.after_step(facts([1.0], memory_bytes=int((3 + 0.05 * n) * 1e9)))
+    ]
+    assert told == []
+    assert 1 <= len(asked) <= 3, "not at every step"
 
 
 def test_memory_that_levels_off_after_two_jumps_is_not_told(kit: ModuleType) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 SCRIPT = """
 import sys
-from anneal_pipeline.memory.allocator import return_freed_blocks
+from anneal_pipeline.memory.allocator import give_back_holes, return_freed_blocks
 from anneal_pipeline.memory.room import resident_bytes
 
 def block():
@@ -23,12 +23,18 @@ before = resident_bytes()
 blocks = [block() for _ in range(50)]
 last = block()
 del blocks
+if sys.argv[1] == "trimmed":
+    assert give_back_holes()
 print((resident_bytes() - before) >> 20)
 """
 
 
-@pytest.mark.parametrize(("mode", "least", "most"), [("loose", 80, 250), ("tight", 0, 20)])
-def test_freed_blocks_are_kept_unless_the_heap_is_tight(mode: str, least: int, most: int) -> None:
+@pytest.mark.parametrize(
+    ("mode", "least", "most"), [("loose", 80, 250), ("tight", 0, 20), ("trimmed", 0, 20)]
+)
+def test_freed_blocks_are_kept_unless_the_heap_is_tight_or_gives_them_back(
+    mode: str, least: int, most: int
+) -> None:
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, mode], capture_output=True, text=True, check=True
     )
