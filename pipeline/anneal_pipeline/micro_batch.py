@@ -8,7 +8,7 @@ with what its checkpoint says, so that it ends as the run that was never stopped
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from peft import PeftModel
 from anneal_pipeline.config.pipeline import PipelineConfig
 from anneal_pipeline.errors import DOES_NOT_FIT, StopRequestedError, UserError
 from anneal_pipeline.memory.allocator import return_freed_blocks
-from anneal_pipeline.memory.estimate import Estimate, Wish, estimate, planning
+from anneal_pipeline.memory.estimate import Estimate, LighterBase, Wish, estimate, planning
 from anneal_pipeline.memory.fit import PlanOf, Setting, choose
 from anneal_pipeline.memory.full_batch import full_batch
 from anneal_pipeline.memory.lighter import lighter_bases
@@ -118,9 +118,7 @@ class MicroBatch:
                 wish,
                 room=room,
                 plan_of=self._plan_of,
-                lighter=lighter_bases(
-                    self.config, folder=folder, place=place, device=self.ranks.device
-                ),
+                lighter=self._lighter(folder, place=place),
             )
         except PlanUnknownError as error:
             self._warn(
@@ -133,6 +131,11 @@ class MicroBatch:
         self._found = found
         self._tell_plan(found)
         return found.setting.rows, found.is_short
+
+    def _lighter(self, folder: Path, *, place: Place) -> Iterator[LighterBase]:
+        device = self.ranks.device
+        for base in lighter_bases(self.config, folder=folder, place=place, device=device):
+            yield replace(base, plan_of=partial(self._report_and_plan, base.plan_of))
 
     def _report_and_plan(self, plan_of: PlanOf, setting: Setting) -> MemoryPlan:
         """Each plan takes seconds."""
@@ -153,7 +156,7 @@ class MicroBatch:
 
     def _corrected(self, path: LogitsPath, *, model: PeftModel) -> int | None:
         found = self._found
-        if found is None or not found.is_short:
+        if found is None or not found.is_step_short:
             return None
         measured = self._measure(found.setting, path, model=model)
         if measured is None:
@@ -227,6 +230,13 @@ class MicroBatch:
                 f"training.microBatchSize {found.wanted.rows} does not fit: going on with "
                 f"{found.setting.rows} rows per forward pass and more accumulation, the batch of "
                 f"{self.config.training.batch_size} and the number of steps stay"
+            )
+        if found.is_loading_tight:
+            self._warn(
+                "Memory may run out while the model is loaded: that needs about "
+                f"{size_text(found.plan.loading + found.room.taken)} of {size_text(limit)}; if it "
+                "does, give the job more memory or hold the base in less (tuning.method qlora, "
+                "tuning.quantization.computeDtype bfloat16)"
             )
         self.observer.on_event(
             EVENT_MEMORY_PLANNED,

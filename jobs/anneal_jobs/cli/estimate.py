@@ -25,7 +25,7 @@ from anneal_pipeline.config.pipeline import PipelineConfig
 from anneal_pipeline.device import resolve_compute
 from anneal_pipeline.errors import UserError
 from anneal_pipeline.memory.estimate import Estimate, Wish, estimate, planning
-from anneal_pipeline.memory.fit import Verdict
+from anneal_pipeline.memory.fit import Setting, Verdict
 from anneal_pipeline.memory.lighter import lighter_bases
 from anneal_pipeline.memory.plan import MemoryPlan, size_text
 from anneal_pipeline.memory.rank_limit import RankLimit, find_rank_limit, plans_by_rank
@@ -64,6 +64,11 @@ class _Subject:
     wish: Wish
     room: Room
 
+    def setting(self) -> Setting:
+        """What the job takes as it stands, whether that fits or not."""
+        plan_of = planning(self.config, folder=self.folder, place=self.place)
+        return estimate(self.wish, room=self.room, plan_of=plan_of, lighter=()).setting
+
     def estimate(self) -> Estimate:
         plan_of = planning(self.config, folder=self.folder, place=self.place)
         lighter = lighter_bases(
@@ -90,7 +95,7 @@ def limit_rank(job: JobFile, options: EstimateOptions) -> RankLimit:
                 "anneal estimate --max-rank: nothing tells how much memory there is; name it, for "
                 f"example with {option} 24Gi"
             )
-        setting = subject.estimate().setting
+        setting = subject.setting()
         return find_rank_limit(
             setting=setting,
             room=subject.room,

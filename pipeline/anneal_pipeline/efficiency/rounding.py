@@ -19,6 +19,9 @@ from anneal_pipeline.memory.plan import size_text
 from anneal_pipeline.model.adapters import bytes_of, count_of
 from anneal_pipeline.model.beginning import OnLayer, untold
 
+_ROWS = 256
+"""Of a weight, compared at once: a whole one in double precision may be more than there is."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class KindRounding:
@@ -102,7 +105,7 @@ def measure_rounding(
     from anneal_pipeline.model.unquantised import (
         UnquantisedWeights,
         layers_in_4_bit,
-        rounding_error,
+        rounded,
     )
 
     weights = UnquantisedWeights(folder, tuned=tuned)
@@ -116,7 +119,7 @@ def measure_rounding(
         for name, layer in sample:
             whole = weights.read(name, layer)
             if whole is not None:
-                errors.append(_relative(rounding_error(layer, whole), whole))
+                errors.append(_relative(rounded(layer), whole))
             done += 1
             on_layer(done, total)
         if errors:
@@ -140,5 +143,11 @@ def _spread(layers: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
     return [layers[i] for i in dict.fromkeys((0, last // 2, last))]
 
 
-def _relative(lost: torch.Tensor, whole: torch.Tensor) -> float:
-    return float(lost.norm() / whole.norm())
+def _relative(held: torch.Tensor, whole: torch.Tensor) -> float:
+    """Root mean square of the difference over that of `whole`, a block of rows at a time."""
+    lost = size = 0.0
+    for first in range(0, len(whole), _ROWS):
+        exact = whole[first : first + _ROWS].double()
+        size += float(exact.square().sum())
+        lost += float((exact - held[first : first + _ROWS]).square().sum())
+    return (lost / size) ** 0.5 if size else 0.0

@@ -8,8 +8,10 @@ from pathlib import Path
 
 from anneal_pipeline.config.pipeline import PipelineConfig
 from anneal_pipeline.config.steps import auto_micro_batch_size
+from anneal_pipeline.errors import UserError
 from anneal_pipeline.memory.allocator import TIGHT_SHARE
 from anneal_pipeline.memory.fit import (
+    MARGIN,
     Choice,
     Nearest,
     PlanOf,
@@ -83,6 +85,18 @@ class Estimate:
         free = self.room.free
         return free is not None and self.plan.peak > TIGHT_SHARE * free
 
+    @property
+    def is_step_short(self) -> bool:
+        """The same of its step alone, which is left to come once the model is loaded."""
+        free = self.room.free
+        return free is not None and self.plan.step > TIGHT_SHARE * free
+
+    @property
+    def is_loading_tight(self) -> bool:
+        """Whether loading may need more than there is, if the plan is as wrong as it may be."""
+        free = self.room.free
+        return free is not None and self.plan.loading * (1 + MARGIN) > free
+
     def refusal(self) -> str:
         """Why it does not fit, in one sentence."""
         return refusal(
@@ -130,7 +144,7 @@ def _with_lighter_base(
                 if verdict_of(plan, room) is Verdict.FITS
                 else find_nearest(wanted, share=share, room=room, plan_of=base.plan_of)
             )
-        except PlanUnknownError:
+        except (PlanUnknownError, UserError):  # what is no job like that helps nobody
             continue
         if found is not None:
             return replace(found, base=base.changes)

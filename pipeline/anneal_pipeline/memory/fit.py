@@ -123,7 +123,7 @@ def find_nearest(wanted: Setting, *, share: int, room: int, plan_of: PlanOf) -> 
 
     None where none helps, as when the base cannot even be loaded.
     """
-    if plan_of(wanted).loading * (1 + MARGIN) > room:
+    if plan_of(wanted).loading > room * (1 + MARGIN):
         return None
     found = None
     if wanted.rows > 1:
@@ -159,8 +159,7 @@ def refusal(wanted: Setting, plan: MemoryPlan, *, room: Room, nearest: Nearest |
         f"{nearest.change_from(wanted)}, which needs about "
         f"{size_text(nearest.plan.peak + room.taken)}"
         if nearest
-        else "neither fewer nor shorter rows nor a lighter base would: take a smaller model or "
-        "more memory"
+        else "take a smaller model or more memory"
     )
     needed = size_text(plan.peak + room.taken)
     rows = "1 row" if wanted.rows == 1 else f"{wanted.rows} rows"

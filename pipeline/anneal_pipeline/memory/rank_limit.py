@@ -1,4 +1,4 @@
-"""The highest rank whose training step stays well within memory, by halving the ranks."""
+"""The highest rank whose run stays well within memory, by halving the ranks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from anneal_pipeline.memory.trace import Place
 
 RANKS = (4, 8, 16, 32, 64, 128, 256)
 MEMORY_SHARE = 0.8
-"""Of the limit: a run also loads, evaluates and saves."""
+"""Of the limit: a run also evaluates and saves."""
 
 PlanOfRank = Callable[[int], MemoryPlan | None]
 """None where a weight of the model has no such rank."""
@@ -40,7 +40,7 @@ class RankLimit:
 
     def sentence(self) -> str:
         within = (
-            f"Rank {self.rank} is the highest of {', '.join(map(str, RANKS))} whose step stays "
+            f"Rank {self.rank} is the highest of {', '.join(map(str, RANKS))} whose memory stays "
             f"within {MEMORY_SHARE:.0%} of {size_text(self.room.limit or 0)}: it needs "
             f"{size_text(self.needed)}"
         )

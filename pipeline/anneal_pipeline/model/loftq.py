@@ -18,7 +18,7 @@ from peft.tuners.lora import Linear4bit
 from anneal_pipeline.errors import MODEL_UNSUPPORTED, UserError
 from anneal_pipeline.model.beginning import TRAINED, OnLayer
 from anneal_pipeline.model.lora_layers import lora_layers
-from anneal_pipeline.model.unquantised import UnquantisedWeights, rounding_error
+from anneal_pipeline.model.unquantised import UnquantisedWeights, rounded
 
 
 @torch.no_grad()
@@ -36,7 +36,8 @@ def take_up_losses(tuned: PeftModel, folder: Path, *, on_layer: OnLayer) -> None
                 "the model's files do not hold under that name; use initialization default",
             )
         rank = layer.r[TRAINED]
-        left, strengths, right = torch.linalg.svd(rounding_error(base, whole), full_matrices=False)
+        lost = whole.float() - rounded(base).float()
+        left, strengths, right = torch.linalg.svd(lost, full_matrices=False)
         roots = (strengths[:rank] / layer.scaling[TRAINED]).sqrt()
         layer.lora_A[TRAINED].weight.copy_(roots[:, None] * right[:rank])
         layer.lora_B[TRAINED].weight.copy_(left[:, :rank] * roots)

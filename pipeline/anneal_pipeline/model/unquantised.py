@@ -6,13 +6,14 @@ This module needs bitsandbytes; `four_bit` says whether it can be imported.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Linear4bit
 from peft import PeftModel
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from transformers.pytorch_utils import Conv1D
 
 _INNER = ".base_layer"
@@ -28,11 +29,11 @@ def layers_in_4_bit(tuned: PeftModel) -> Iterator[tuple[str, Linear4bit]]:
     )
 
 
-def rounding_error(layer: Linear4bit, whole: torch.Tensor) -> torch.Tensor:
-    """[out, in] fp32: what the numbers of `layer` lack of `whole`, its weight in fp32."""
+def rounded(layer: Linear4bit) -> torch.Tensor:
+    """[out, in]: the numbers that a layer holds, in the type it computes with."""
     held = layer.weight
-    rounded: torch.Tensor = dequantize_4bit(held.data, held.quant_state)
-    return whole - rounded.float()
+    numbers: torch.Tensor = dequantize_4bit(held.data, held.quant_state)
+    return numbers
 
 
 class UnquantisedWeights:
@@ -42,11 +43,12 @@ class UnquantisedWeights:
         self._prefix = tuned.get_base_model().base_model_prefix
         self._files: dict[str, Path] = {}
         for path in sorted(folder.glob("*.safetensors")):
-            with safe_open(path, framework="pt") as file:
+            # One that is no such file is none that the model was loaded from.
+            with suppress(SafetensorError), safe_open(path, framework="pt") as file:
                 self._files |= dict.fromkeys(file.keys(), path)
 
     def read(self, name: str, layer: Linear4bit) -> torch.Tensor | None:
-        """[out, in] fp32, where the layer is; None if the files have no weight of that name.
+        """[out, in] in the type of the file, where the layer is; None if no file has that name.
 
         The names in the files may have the prefix of the whole model or not.
         """
@@ -54,7 +56,7 @@ class UnquantisedWeights:
             if key in self._files:
                 with safe_open(self._files[key], framework="pt") as file:
                     whole: torch.Tensor = file.get_tensor(key)
-                whole = whole.to(layer.weight.device, torch.float32)
+                whole = whole.to(layer.weight.device)
                 # transformers leaves there what the layer was before, which tells its orientation.
                 is_conv1d = issubclass(getattr(layer, "source_cls", torch.nn.Linear), Conv1D)
                 return whole.T if is_conv1d else whole

@@ -45,7 +45,8 @@ class StepOutcome:
     """False: the gradients must not be applied."""
     has_overflowed: bool = False
     """Gradients are no numbers because of the loss scale: applying them lowers it, and moves
-    nothing."""
+    nothing. (A norm beyond fp32 of gradients that are numbers is told as that, too; such gradients
+    are clipped to nothing.)"""
 
 
 class AdapterOptimizer:

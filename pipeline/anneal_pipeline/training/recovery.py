@@ -21,7 +21,7 @@ import torch
 from anneal_pipeline.config.pipeline import PipelineConfig
 from anneal_pipeline.data.prepare import PreparedData
 from anneal_pipeline.errors import LOSS_DIVERGED, NON_FINITE_LOSS, TrainingFailedError
-from anneal_pipeline.observer import EVENT_RECOVERED
+from anneal_pipeline.observer import EVENT_OVERFLOW, EVENT_RECOVERED
 from anneal_pipeline.training.batches import Collator
 from anneal_pipeline.training.diagnosis import HALF_FIX, OVERFLOWS_MANY
 from anneal_pipeline.training.events import Events
@@ -72,7 +72,7 @@ class Recovery:
             return self.go_back(
                 state, reason=NON_FINITE_LOSS, why=f"{facts}, and adapter weights are no numbers"
             )
-        guilty = self._guilty_rows(rows)
+        guilty = self._guilty_rows(rows, num_trained_tokens=outcome.num_trained_tokens)
         if guilty and len(guilty) < len(rows):
             self._leave_out(state, rows=guilty, why=facts, end="these rows cause it alone")
         elif self._is_half and math.isfinite(outcome.loss):
@@ -91,10 +91,10 @@ class Recovery:
         """Say that the step just done moved nothing, and keep it for the diagnoses."""
         state.overflows = [*state.overflows, state.step][-OVERFLOWS_MANY:]
         scale = self.optimizer.scaler.get_scale()
-        self._tell(
+        self.events.tell(
+            EVENT_OVERFLOW,
             f"Step {state.step} moves nothing: its gradients overflow in float16; the loss scale "
             f"is halved to {scale:g}",
-            kind="overflow",
             step=state.step,
             scale=scale,
         )
@@ -154,13 +154,22 @@ class Recovery:
         norm = torch.nn.utils.get_total_norm(list(self.parameters.values()))
         return not self.ranks.any(not torch.isfinite(norm))
 
-    def _guilty_rows(self, rows: Sequence[int]) -> list[int]:
-        """The rows that give no number by themselves; the ranks share the work."""
+    def _guilty_rows(self, rows: Sequence[int], *, num_trained_tokens: int) -> list[int]:
+        """The rows that give no number by themselves, weighed as in their step.
+
+        The ranks share the work.
+        """
         flags = [0.0] * len(rows)
+        divisor = max(1, num_trained_tokens)
+
+        def weigh(losses: torch.Tensor) -> torch.Tensor:
+            weighed: torch.Tensor = self.optimizer.scaler.scale(losses / divisor)
+            return weighed
+
         with self.ranks.together():
             for index in self.ranks.share_of(range(len(rows))):
                 batch = self.collate([(rows[index],)]).to(self.ranks.device)
-                loss = torch.tensor(self.path.backward(batch, weigh=lambda losses: losses))
+                loss = torch.tensor(self.path.backward(batch, weigh=weigh))
                 grads = [p.grad for p in self.parameters.values() if p.grad is not None]
                 norm = torch.nn.utils.get_total_norm(grads)
                 flags[index] = float(not (torch.isfinite(loss) and torch.isfinite(norm)))

@@ -88,9 +88,10 @@ def find_run(
     )
     if saved is None:
         return None
-    return SavedRun(
-        checkpoint=saved, state=read_state(saved.folder), config=read_config(saved.folder)
-    )
+    with ranks.together():
+        return SavedRun(
+            checkpoint=saved, state=read_state(saved.folder), config=read_config(saved.folder)
+        )
 
 
 def share_checkpoint(

@@ -21,6 +21,7 @@ from tests.integration.pipeline.test_exact_resume import final_state, run_killed
 from anneal_pipeline.errors import UserError
 from anneal_pipeline.model import loading
 from anneal_pipeline.model.adapters import frozen_base, trainable_parameters
+from anneal_pipeline.observer import EVENT_OVERFLOW
 from anneal_pipeline.training import loss_scaling
 from anneal_pipeline.training.diagnosis import OVERFLOWS_MANY
 from anneal_pipeline.training.loss import LogitsPath
@@ -37,6 +38,8 @@ FITTING = 2.0**10
 TOO_LARGE = 2.0**22
 """A first scale that overflows a few times before it fits."""
 ALL = -1
+HEAVY = 0.5
+"""More than a trained token weighs in any step of these rows at the least scale."""
 
 
 @pytest.fixture
@@ -51,13 +54,17 @@ def first_scale(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
 @pytest.fixture
 def overflow_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Gradients of batches with a token overflow at any scale, whose losses are numbers."""
+    """Gradients of batches with a token overflow at any scale, whose losses are numbers.
+
+    Those of others do where a token of theirs weighs as much as in no step.
+    """
     backward = LogitsPath.backward
 
     def apply(token: int) -> None:
         def overflowing(self: Any, batch: Any, **options: Any) -> float:
             loss = backward(self, batch, **options)
-            if token == ALL or (batch.ids == token).any():
+            weight = float(options["weigh"](torch.ones(())))
+            if token == ALL or weight > HEAVY or (batch.ids == token).any():
                 for parameter in trainable_parameters(self._model).values():
                     assert parameter.grad is not None
                     parameter.grad.fill_(float("inf"))
@@ -188,8 +195,10 @@ def test_an_overflow_leaves_the_step_out_halves_the_scale_and_training_goes_on(
     )
     kit.run(tmp_path, config, model_dir=model_dir, rows=rows, observer=observer)
     last = saved_state(tmp_path, 16)
-    left_out = [int(message.split()[1]) for message in told(observer)]
-    assert told(observer) == [
+    overflows = told(observer, EVENT_OVERFLOW)
+    left_out = [int(message.split()[1]) for message in overflows]
+    assert told(observer) == [], "nothing to recover from"
+    assert overflows == [
         f"Step {step} moves nothing: its gradients overflow in float16; the loss scale is halved "
         f"to {TOO_LARGE / 2**times:g}"
         for times, step in enumerate(left_out, start=1)
@@ -311,7 +320,7 @@ def test_a_scale_that_falls_without_end_fails_with_what_to_do(
     assert str(caught.value).endswith(
         "set tuning.quantization.computeDtype to bfloat16, or float32 where the GPU lacks it"
     )
-    assert [message.split()[-1] for message in told(observer)] == ["4", "2", "1"]
+    assert [message.split()[-1] for message in told(observer, EVENT_OVERFLOW)] == ["4", "2", "1"]
     assert not (tmp_path / "out" / "artifacts").exists()
 
 
@@ -331,7 +340,7 @@ def test_activations_that_overflow_in_every_row_end_with_the_other_type_as_a_way
             rows=rows,
             observer=observer,
         )
-    assert [message for message in told(observer) if "overflow" in message] == []
+    assert told(observer, EVENT_OVERFLOW) == []
 
 
 @pytest.mark.usefixtures("past_the_rule")

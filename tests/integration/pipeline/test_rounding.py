@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -112,6 +113,21 @@ def test_kinds_whose_weights_have_other_names_in_the_files_are_left_out(
     assert found is not None
     assert {kind.kind for kind in found.kinds} == KINDS - {"q_proj"}
     assert measured(kit, folder, files=tmp_path / "nothing") is None
+
+
+def test_a_file_that_nobody_loads_from_is_passed_over(
+    kit: ModuleType, folder: Path, tmp_path: Path
+) -> None:
+    """A pointer in place of weights, as Git LFS leaves it, beside the file that the model is in."""
+    shutil.copytree(folder, tmp_path / "model")
+    (tmp_path / "model" / "consolidated.safetensors").write_text("version https://git-lfs")
+    found = measured(kit, folder, files=tmp_path / "model")
+    assert found is not None
+    assert {kind.kind for kind in found.kinds} == KINDS
+
+
+def test_a_layer_of_nothing_loses_nothing() -> None:
+    assert rounding._relative(torch.zeros(4, 64), torch.zeros(4, 64)) == 0.0
 
 
 def test_a_run_tells_it_in_its_report_and_as_an_event(

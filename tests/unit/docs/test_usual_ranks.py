@@ -41,7 +41,7 @@ def test_alpha_by_rank_is_that_of_the_code() -> None:
 def test_the_ranks_that_are_tried_are_those_of_the_code() -> None:
     first = ", ".join(map(str, RANKS[:3]))
     assert (
-        f"finds the highest rank of {first} ... {RANKS[-1]} whose step stays within "
+        f"finds the highest rank of {first} ... {RANKS[-1]} whose memory stays within "
         f"{100 * MEMORY_SHARE:.0f} % of the memory"
     ) in words(section("Which rank"))
 

@@ -116,6 +116,14 @@ def test_compute_type_follows_the_hardware(
     assert got == want
 
 
+def test_what_is_trained_whole_is_not_loaded_in_float16() -> None:
+    """Its gradients would be in float16, which no loss scale can be taken out of."""
+    old = {"kind": "cuda", "has_bfloat16": False, "trained_in": "float16", "trains_whole": True}
+    assert resolve_compute("auto", **old) == "float32"
+    with pytest.raises(UserError, match="modulesToSave"):
+        resolve_compute("float16", **old)
+
+
 @pytest.mark.parametrize(
     ("wanted", "kind", "has_bfloat16", "trained_in", "said"),
     [

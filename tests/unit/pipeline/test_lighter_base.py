@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from anneal_pipeline.config.pipeline import PipelineConfig
+from anneal_pipeline.errors import ADAPTER_IMPOSSIBLE, UserError
 from anneal_pipeline.memory import lighter
 from anneal_pipeline.memory.estimate import Estimate, LighterBase, Wish, estimate
 from anneal_pipeline.memory.fit import PlanOf, Setting, Verdict
@@ -101,6 +102,10 @@ def unknown(setting: Setting) -> MemoryPlan:
     raise PlanUnknownError("no")
 
 
+def impossible(setting: Setting) -> MemoryPlan:
+    raise UserError(ADAPTER_IMPOSSIBLE, "modulesToSave names what is held in 4 bits there")
+
+
 def estimate_of(*lighter: LighterBase, room: int = 1000) -> Estimate:
     return estimate(
         Wish(setting=WANTED, share=4, may_lower=False),
@@ -114,6 +119,7 @@ def test_the_first_that_fits_is_named() -> None:
     found = estimate_of(
         LighterBase(changes=BFLOAT16, plan_of=plans(2000)),
         LighterBase(changes={"a": "b"}, plan_of=unknown),
+        LighterBase(changes={"a": "c"}, plan_of=impossible),
         LighterBase(changes=METHOD, plan_of=plans(500)),
         LighterBase(changes=METHOD | BFLOAT16, plan_of=plans(250)),
     )
@@ -134,7 +140,7 @@ def test_a_lighter_base_may_take_shorter_rows_too() -> None:
 def test_where_none_fits_it_is_said() -> None:
     found = estimate_of(LighterBase(changes=METHOD, plan_of=plans(2000)))
     assert found.nearest is None
-    assert "nor a lighter base would: take a smaller model" in found.refusal()
+    assert "; take a smaller model or more memory" in found.refusal()
 
 
 def test_a_run_that_fits_asks_for_none() -> None:

@@ -72,7 +72,7 @@ def test_what_others_hold_is_no_room() -> None:
 
 def test_the_sentence_has_both_sides_of_the_border() -> None:
     assert limit_of(2000).sentence() == (
-        "Rank 64 is the highest of 4, 8, 16, 32, 64, 128, 256 whose step stays within 80% of "
+        "Rank 64 is the highest of 4, 8, 16, 32, 64, 128, 256 whose memory stays within 80% of "
         "1.95 GiB: it needs 1.48 GiB, and rank 128 needs 1.98 GiB"
     )
     assert limit_of(9000).sentence().endswith("80% of 8.79 GiB: it needs 2.98 GiB")
