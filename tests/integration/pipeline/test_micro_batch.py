@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from tests.unit.pipeline.kit import RecordingObserver, make_config, run, sums, w
 from anneal_pipeline import micro_batch, opening
 from anneal_pipeline.config.pipeline import PipelineConfig
 from anneal_pipeline.errors import DOES_NOT_FIT, StopRequestedError, UserError
-from anneal_pipeline.memory.estimate import planning
+from anneal_pipeline.memory.estimate import LighterBase, planning
 from anneal_pipeline.memory.fit import MARGIN, Setting
 from anneal_pipeline.memory.full_batch import full_batch
 from anneal_pipeline.memory.plan import MemoryPlan
@@ -235,6 +235,41 @@ def test_what_cannot_fit_ends_before_any_weights_are_read(
         start(tmp_path, config_of(), room_of=room_of_bytes(1 << 20))
     assert refused.value.reason == DOES_NOT_FIT
     assert not loaded
+
+
+def test_a_stop_is_looked_for_before_the_plans_of_lighter_bases_too(
+    tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    observer = Listener()
+
+    def too_large(setting: Setting) -> MemoryPlan:
+        observer.stop_at = 0  # from here on
+        return replace(some_plan(), weights=1 << 40)
+
+    lighter = [LighterBase(changes={"tuning.method": "qlora"}, plan_of=too_large)]
+    monkeypatch.setattr(micro_batch, "lighter_bases", lambda *_, **__: iter(lighter))
+    with pytest.raises(StopRequestedError):
+        start(tmp_path, config_of(), observer=observer, room_of=room_of_bytes(1 << 20))
+
+
+@pytest.mark.parametrize(("share", "warns"), [(0.8, False), (0.95, True)])
+def test_loading_that_may_need_more_than_there_is_is_warned_of(
+    tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch, share: float, warns: bool
+) -> None:
+    free = 1 << 30
+    plan = replace(some_plan(), loading=int(share * free))
+    monkeypatch.setattr(micro_batch, "planning", lambda *_, **__: lambda setting: plan)
+    observer = Listener()
+    start(tmp_path, config_of(), observer=observer, room_of=room_of_bytes(free))
+    told = [text for name, text in observer.events if name == EVENT_WARNING]
+    assert any("Memory may run out while the model is loaded" in text for text in told) == warns
+    assert not planned(observer, "measured"), "loading is over by then"
+
+
+def some_plan() -> MemoryPlan:
+    """A step of 80 MiB."""
+    names = [part.name for part in fields(MemoryPlan)]
+    return MemoryPlan(**dict.fromkeys(names, 10 << 20))
 
 
 def test_a_micro_batch_that_was_asked_for_is_lowered_and_that_is_said(
