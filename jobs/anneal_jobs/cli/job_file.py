@@ -56,7 +56,11 @@ def read_job_file(path: str, *, assignments: tuple[str, ...] = ()) -> JobFile:
     document = copy.deepcopy(_only_job(documents, source=path))
     for assignment in assignments:
         _assign(document, assignment, source=path)
-    return _build(document, source=path)
+    try:
+        return _build(document, source=path)
+    except JobFileError as error:
+        faults = tuple(_with_origin(fault, assignments) for fault in error.faults)
+        raise JobFileError(path, faults) from None
 
 
 def _only_job(documents: list[Any], *, source: str) -> dict[str, Any]:
@@ -126,6 +130,17 @@ def _assign(document: dict[str, Any], assignment: str, *, source: str) -> None:
     if not isinstance(target, dict):
         raise JobFileError(source, (f"--set {path}: the field above it is no object",))
     target[leaf] = _documents(text, source=f"--set {path}")[0] if text else ""
+
+
+def _with_origin(fault: str, assignments: tuple[str, ...]) -> str:
+    """What stands on the command line is not looked for in the file."""
+    for assignment in reversed(assignments):
+        path = f"spec.{assignment.partition('=')[0].removeprefix('spec.')}"
+        where = fault.partition(": ")[0]
+        is_above = where != "spec" and path.startswith(f"{where}.")
+        if where == path or is_above or where.startswith(f"{path}."):
+            return f"{fault} (from --set {_shown(assignment)})"
+    return fault
 
 
 def _build(document: dict[str, Any], *, source: str) -> JobFile:

@@ -65,4 +65,7 @@ def wrong_here() -> str:
 
 def absent_here() -> str:
     """What to do where boto3 finds none on this machine."""
-    return "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or write them to ~/.aws/credentials"
+    return (
+        "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or write them to ~/.aws/credentials; or "
+        "name a copy on this machine (--set dataset.uri=FILE, --set model.uri=FOLDER)"
+    )

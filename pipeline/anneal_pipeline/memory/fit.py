@@ -159,6 +159,8 @@ def refusal(wanted: Setting, plan: MemoryPlan, *, room: Room, nearest: Nearest |
         f"{nearest.change_from(wanted)}, which needs about "
         f"{size_text(nearest.plan.peak + room.taken)}"
         if nearest
+        else "give it more memory"
+        if room.taken >= (room.limit or 0)
         else "take a smaller model or more memory"
     )
     needed = size_text(plan.peak + room.taken)

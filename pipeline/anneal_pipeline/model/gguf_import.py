@@ -100,6 +100,9 @@ def _convert(source: Path, target: Path) -> None:
     tokenizer.save_pretrained(target)
     origin = {"format": "gguf", "file": source.name, "bytes": source.stat().st_size}
     (target / _ORIGIN_NAME).write_text(json.dumps(origin, indent=2) + "\n")
+    for weights in target.glob("*.safetensors"):
+        # They are written for their owner alone, and whoever may read the rest may read them.
+        shutil.copymode(target / _ORIGIN_NAME, weights)
 
 
 def _plain_config(config: LlamaConfig) -> LlamaConfig:

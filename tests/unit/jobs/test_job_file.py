@@ -172,6 +172,16 @@ def test_assignments_change_fields_and_are_checked_like_the_file(write) -> None:
         read_job_file(path, assignments=("training.maxSteps",))
 
 
+def test_a_mistake_of_the_command_line_is_told_from_one_of_the_file(write) -> None:  # type: ignore[no-untyped-def]
+    path = write(f"{SMALLEST}  tuning: {{lora: {{rank: 2000}}}}\n")
+    with pytest.raises(JobFileError) as refused:
+        read_job_file(path, assignments=("trainning.epochs=1", "training.batchSize=abc"))
+    by_field = {fault.partition(": ")[0]: fault for fault in refused.value.faults}
+    assert by_field["spec.trainning"].endswith("(from --set trainning.epochs=1)")
+    assert by_field["spec.training.batchSize"].endswith("(from --set training.batchSize=abc)")
+    assert "--set" not in by_field["spec.tuning.lora.rank"]
+
+
 def test_a_file_that_is_not_there_is_named() -> None:
     with pytest.raises(JobFileError, match=r"nowhere\.yaml.*cannot be read"):
         read_job_file("nowhere.yaml")

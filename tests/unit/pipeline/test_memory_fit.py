@@ -166,6 +166,8 @@ def test_where_nothing_fits_no_setting_is_named() -> None:
     room = Room(limit=90 * MIB, libraries=0)
     said = refusal(WANTED, plan_of(WANTED), room=room, nearest=None)
     assert said.endswith("; take a smaller model or more memory")
+    taken = refusal(WANTED, plan_of(WANTED), room=replace(room, others=90 * MIB), nearest=None)
+    assert taken.endswith("; give it more memory"), "no model is small enough"
 
 
 def test_what_cannot_be_loaded_is_told_from_what_cannot_be_trained() -> None:
