@@ -2,38 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
 from anneal_pipeline.config.pipeline import PipelineConfig
 from anneal_pipeline.data.prepare import PreparedData
 from anneal_pipeline.data.prepared import read_rows
-from anneal_pipeline.efficiency.rounding import Rounding, measure_rounding
-from anneal_pipeline.efficiency.use import AdapterUse, measure_use
 from anneal_pipeline.errors import StopRequestedError
-from anneal_pipeline.evaluation.adapter_section import AdapterSection
 from anneal_pipeline.evaluation.answers import Answerer, stops_of
 from anneal_pipeline.evaluation.perplexity import LOSS, RESPONSE_PERPLEXITY, Evaluator
 from anneal_pipeline.evaluation.questions import Question, question_of_prompt, question_of_row
 from anneal_pipeline.evaluation.report import BASE, TUNED, AnswerPair, ComparisonReport
+from anneal_pipeline.evaluation.sections import Sections
 from anneal_pipeline.model.beginning import base_alone
-from anneal_pipeline.observer import (
-    EVENT_ADAPTERS_MEASURED,
-    EVENT_ROUNDING_MEASURED,
-    EVENT_WARNING,
-    STAGE_EVALUATION,
-    Observer,
-)
+from anneal_pipeline.observer import STAGE_EVALUATION, Observer
 from anneal_pipeline.training.positions import learned_positions
 from anneal_pipeline.training.state import Evaluated, RunState
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,9 +129,16 @@ class Comparison:
         split = self.data.held_out
         watched = [e for e in state.evaluations if e.subject == TUNED]
         base, tuned = (self.metrics(subject, state=state) for subject in (BASE, TUNED))
+        sections = Sections(
+            config=self.config,
+            model=self.evaluator.model,
+            model_dir=self.model_dir,
+            observer=self.observer,
+        )
+        change = tuned[LOSS] / base[LOSS] - 1.0 if base.get(LOSS) and LOSS in tuned else None
         try:
-            adapters = self._adapters(state, base=base, tuned=tuned)
-            rounding = self._rounding(state)
+            adapters = sections.adapters(state, loss_change=change)
+            rounding = sections.rounding(state)
         except StopRequestedError:
             return
         report = ComparisonReport(
@@ -160,71 +155,3 @@ class Comparison:
             rounding=rounding,
         )
         report.write(folder)
-
-    def _adapters(
-        self, state: RunState, *, base: Mapping[str, float], tuned: Mapping[str, float]
-    ) -> AdapterSection | None:
-        """How well the adapters were used, told to the observer too; None if not to be measured.
-
-        Raises StopRequestedError between two adapters.
-        """
-
-        def measure() -> AdapterUse:
-            return measure_use(
-                self.evaluator.model,
-                self.config,
-                gradients=state.gradients,
-                num_clipped=state.num_clipped,
-                on_adapter=partial(self._tell, unit="adapters"),
-            )
-
-        use = self._measured(measure, what="the adapters")
-        if use is None:
-            return None
-        change = tuned[LOSS] / base[LOSS] - 1.0 if base.get(LOSS) and LOSS in tuned else None
-        section = AdapterSection.of(use, self.config, loss_change=change)
-        self.observer.on_event(
-            EVENT_ADAPTERS_MEASURED,
-            ". ".join((use.summary(), *section.advice)),
-            {"step": state.step, "metrics": use.metrics()},
-        )
-        return section
-
-    def _rounding(self, state: RunState) -> Rounding | None:
-        """What the base lost in 4 bits, told to the observer too; None if it is in none.
-
-        Raises StopRequestedError between two layers.
-        """
-
-        def measure() -> Rounding | None:
-            return measure_rounding(
-                self.evaluator.model, self.model_dir, on_layer=partial(self._tell, unit="layers")
-            )
-
-        rounding = self._measured(measure, what="the 4-bit base")
-        if rounding is not None:
-            self.observer.on_event(
-                EVENT_ROUNDING_MEASURED,
-                rounding.summary(),
-                {"step": state.step, "metrics": rounding.metrics()},
-            )
-        return rounding
-
-    def _measured(self, measure: Callable[[], _T], *, what: str) -> _T | None:
-        """None, and a warning, where it fails: no report is worth a trained run."""
-        try:
-            return measure()
-        # torch.linalg.LinAlgError is a RuntimeError
-        except (RuntimeError, MemoryError, OSError) as error:
-            self.observer.on_event(
-                EVENT_WARNING,
-                f"The evaluation report has no section on {what}, because measuring failed "
-                f"({str(error) or type(error).__name__}); the adapter itself is exported",
-                {"stage": STAGE_EVALUATION},
-            )
-            return None
-
-    def _tell(self, done: int, total: int, *, unit: str) -> None:
-        self.observer.on_stage(STAGE_EVALUATION, done=done, total=total, unit=unit)
-        if self.observer.should_stop():
-            raise StopRequestedError

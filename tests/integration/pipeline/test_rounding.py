@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tests.integration.pipeline.plain_bases import base_of
 from transformers import GPT2Config
@@ -147,11 +148,20 @@ def test_a_run_tells_it_in_its_report_and_as_an_event(
         assert "gate_proj" in text
 
 
+@pytest.mark.parametrize(
+    "error",
+    [FileNotFoundError(2, "No such file or directory"), SafetensorError("header too large")],
+    ids=["gone", "damaged"],
+)
 def test_a_run_whose_files_are_gone_by_then_is_exported_all_the_same(
-    kit: ModuleType, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kit: ModuleType,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
 ) -> None:
     def fail(*_: object) -> None:
-        raise FileNotFoundError(2, "No such file or directory")
+        raise error
 
     monkeypatch.setattr(rounding, "_relative", fail)
     rows = kit.write_rows(tmp_path / "rows.jsonl", kit.sums(16))
