@@ -18,6 +18,7 @@ from anneal_pipeline.efficiency.inventory import (
 )
 from anneal_pipeline.efficiency.recommendations import recommendations
 from anneal_pipeline.efficiency.use import AdapterUse, KindUse, ModuleUse
+from anneal_pipeline.evaluation.tables import html_table, markdown_table
 from anneal_pipeline.memory.plan import size_text
 
 _HEAD = (
@@ -48,10 +49,7 @@ class AdapterSection:
         yield "\n## Adapters\n"
         for name, value in self._facts():
             yield f"- {name}: {value}"
-        yield f"\n| {' | '.join(_HEAD)} |"
-        yield f"|---|{'---:|' * (len(_HEAD) - 1)}"
-        for kind in self.use.kinds:
-            yield f"| {' | '.join(_cells(kind))} |"
+        yield from markdown_table(_HEAD, map(_cells, self.use.kinds))
         yield ""
         for text in self.advice or (_USUAL,):
             yield f"- {text}"
@@ -61,11 +59,10 @@ class AdapterSection:
             f"<tr><td>{escape(name)}</td><td>{escape(value)}</td></tr>"
             for name, value in self._facts()
         )
-        rows = "".join(_row("td", _cells(kind)) for kind in self.use.kinds)
         advice = "".join(f"<li>{escape(text)}</li>" for text in self.advice or (_USUAL,))
         return (
             f'<h2>Adapters</h2><table class="facts">{facts}</table><p></p>'
-            f"<table>{_row('th', _HEAD)}{rows}</table><ul>{advice}</ul>"
+            f"{html_table(_HEAD, map(_cells, self.use.kinds))}<ul>{advice}</ul>"
         )
 
     def _facts(self) -> Iterator[tuple[str, str]]:
@@ -140,7 +137,3 @@ def _figures(gradient: GradientStatistics | None) -> tuple[str, ...]:
 def _names(modules: tuple[ModuleUse, ...]) -> str:
     more = f" and {len(modules) - _NAMED_MAX} more" if len(modules) > _NAMED_MAX else ""
     return f"{', '.join(module.name for module in modules[:_NAMED_MAX])}{more}"
-
-
-def _row(tag: str, cells: tuple[str, ...]) -> str:
-    return f"<tr>{''.join(f'<{tag}>{escape(cell)}</{tag}>' for cell in cells)}</tr>"

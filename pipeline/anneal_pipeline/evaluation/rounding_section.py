@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from html import escape
 
 from anneal_pipeline.efficiency.rounding import KindRounding, Rounding
+from anneal_pipeline.evaluation.tables import html_table, markdown_table
 
 _TITLE = "The base in 4 bits"
 _HEAD = ("layers", "in the model", "measured", "error", "largest")
@@ -18,16 +19,12 @@ _LEGEND = (
 def rounding_markdown(rounding: Rounding) -> Iterator[str]:
     yield f"\n## {_TITLE}\n"
     yield f"{rounding.summary()}. {_LEGEND}"
-    yield f"\n| {' | '.join(_HEAD)} |"
-    yield f"|---|{'---:|' * (len(_HEAD) - 1)}"
-    for kind in rounding.kinds:
-        yield f"| {' | '.join(_cells(kind))} |"
+    yield from markdown_table(_HEAD, map(_cells, rounding.kinds))
 
 
 def rounding_html(rounding: Rounding) -> str:
-    rows = "".join(_row("td", _cells(kind)) for kind in rounding.kinds)
     text = escape(f"{rounding.summary()}. {_LEGEND}")
-    return f"<h2>{_TITLE}</h2><p>{text}</p><table>{_row('th', _HEAD)}{rows}</table>"
+    return f"<h2>{_TITLE}</h2><p>{text}</p>{html_table(_HEAD, map(_cells, rounding.kinds))}"
 
 
 def _cells(kind: KindRounding) -> tuple[str, ...]:
@@ -38,7 +35,3 @@ def _cells(kind: KindRounding) -> tuple[str, ...]:
         f"{kind.error:.2%}",
         f"{max(kind.errors):.2%}",
     )
-
-
-def _row(tag: str, cells: tuple[str, ...]) -> str:
-    return f"<tr>{''.join(f'<{tag}>{escape(cell)}</{tag}>' for cell in cells)}</tr>"
