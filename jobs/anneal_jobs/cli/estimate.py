@@ -146,7 +146,7 @@ def _is_on_gpu(job: JobFile, options: EstimateOptions) -> bool:
 def _gpu_room(options: EstimateOptions) -> Room:
     limit = None
     if options.gpu_memory is not None:
-        limit = bytes_of(options.gpu_memory, source="--gpu-memory")
+        limit = _option_bytes(options.gpu_memory, name="--gpu-memory")
     elif torch.cuda.is_available():
         limit = int(torch.cuda.get_device_properties(0).total_memory)
     return Room(limit=limit, libraries=0)
@@ -155,7 +155,7 @@ def _gpu_room(options: EstimateOptions) -> Room:
 def _cpu_room(job: JobFile, options: EstimateOptions, *, ranks: int) -> Room:
     """This rank's part of a pod, or of this machine, where a run needs no Ray."""
     if options.memory is not None:
-        pod = bytes_of(options.memory, source="--memory")
+        pod = _option_bytes(options.memory, name="--memory")
     elif job.spec.compute.memory is not None:
         pod = bytes_of(job.spec.compute.memory, source="spec.compute.memory")
     else:
@@ -165,8 +165,15 @@ def _cpu_room(job: JobFile, options: EstimateOptions, *, ranks: int) -> Room:
     return Room(limit=pod // ranks, libraries=resident_bytes(), others=RAY_BYTES // ranks)
 
 
+def _option_bytes(quantity: str, *, name: str) -> int:
+    try:
+        return bytes_of(quantity, source=name)
+    except UserError as error:
+        raise UsageError(str(error)) from None
+
+
 def bytes_of(quantity: str, *, source: str) -> int:
-    """A Kubernetes quantity of memory in bytes."""
+    """A Kubernetes quantity of memory in bytes; UserError where it is none."""
     number = quantity.rstrip("kKMGTPi")
     unit = _UNITS.get(quantity[len(number) :])
     if unit is None or not number.replace(".", "", 1).isdecimal():

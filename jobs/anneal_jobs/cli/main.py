@@ -16,7 +16,14 @@ from anneal_jobs.cli.cluster_needs import cluster_needs
 from anneal_jobs.cli.explain import lines_of, select, similar
 from anneal_jobs.cli.job_file import JobFile, JobFileError, read_job_file
 from anneal_jobs.cli.local_job import LocalOptions, check_before_first_run
-from anneal_jobs.cli.options import FileOption, OutputForm, S3EndpointOption, SetOption
+from anneal_jobs.cli.options import (
+    FileArgument,
+    FileOption,
+    OutputForm,
+    S3EndpointOption,
+    SetOption,
+    one_file,
+)
 from anneal_jobs.errors import JobsError
 from anneal_pipeline.errors import PipelineError, UserError
 
@@ -63,7 +70,8 @@ def options_of_all(
     epilog="Example:  anneal run -f job.yaml --set model.uri=./smollm2 --output ./runs",
 )
 def run(
-    file: FileOption,
+    file: FileArgument = None,
+    named: FileOption = None,
     assignments: SetOption = None,
     output: Annotated[
         str | None,
@@ -84,7 +92,7 @@ def run(
     s3_endpoint: S3EndpointOption = None,
 ) -> None:
     """Run a FineTuneJob here, without a cluster. Ctrl-C saves a checkpoint; run again to go on."""
-    job = _read(file, assignments)
+    job = _read(one_file(file, named), assignments)
     options = LocalOptions(output=output, tracking_uri=tracking, s3_endpoint=s3_endpoint)
     with terminal.one_sentence_errors(UserError):
         check_before_first_run(job, options)
@@ -98,9 +106,11 @@ def run(
 
 
 @app.command(epilog="Example:  anneal validate -f job.yaml && kubectl apply -f job.yaml")
-def validate(file: FileOption, assignments: SetOption = None) -> None:
+def validate(
+    file: FileArgument = None, named: FileOption = None, assignments: SetOption = None
+) -> None:
     """Check a FineTuneJob without running it; all faults are listed at once."""
-    job = _read(file, assignments)
+    job = _read(one_file(file, named), assignments)
     needs = cluster_needs(job.spec)
     if not needs:
         terminal.print_data(f"finetunejob {job.name} is valid")
@@ -111,13 +121,14 @@ def validate(file: FileOption, assignments: SetOption = None) -> None:
 
 
 @app.command(
-    epilog="Examples:  anneal estimate job.yaml   "
-    "anneal estimate job.yaml --memory 24Gi   "
-    "anneal estimate job.yaml --gpu-memory 24Gi --max-rank   "
+    epilog="Examples:\n\nanneal estimate job.yaml\n\n"
+    "anneal estimate job.yaml --memory 24Gi\n\n"
+    "anneal estimate job.yaml --gpu-memory 24Gi --max-rank\n\n"
     "anneal estimate job.yaml --gpu-memory 24Gi --output json",
 )
 def estimate(
-    file: Annotated[str, typer.Argument(help="FineTuneJob as YAML; - reads standard input.")],
+    file: FileArgument = None,
+    named: FileOption = None,
     assignments: SetOption = None,
     memory: Annotated[
         str | None,
@@ -140,7 +151,7 @@ def estimate(
 
     Exit code 65 with the nearest setting that fits, where the job does not.
     """
-    job = _read(file, assignments)
+    job = _read(one_file(file, named), assignments)
     from anneal_jobs.quiet import quiet_libraries
 
     quiet_libraries()
@@ -193,9 +204,8 @@ def explain(
 
 @data_app.command("inspect", epilog="Example:  anneal data inspect job.yaml")
 def inspect(
-    file: Annotated[
-        str, typer.Argument(metavar="FILE", help="FineTuneJob as YAML; - reads standard input.")
-    ],
+    file: FileArgument = None,
+    named: FileOption = None,
     assignments: SetOption = None,
     output: Annotated[
         str | None,
@@ -204,7 +214,7 @@ def inspect(
     s3_endpoint: S3EndpointOption = None,
 ) -> None:
     """Prepare a job's data without training: what is read, dropped, split, and trained on."""
-    job = _read(file, assignments)
+    job = _read(one_file(file, named), assignments)
     from anneal_jobs.quiet import quiet_libraries
 
     quiet_libraries()

@@ -13,11 +13,17 @@ class OutputForm(StrEnum):
     JSON = "json"
 
 
-FileOption = Annotated[
-    str,
-    typer.Option(
-        "--file", "-f", metavar="FILE", help="FineTuneJob as YAML; - reads standard input."
+FileArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="FILE",
+        help="FineTuneJob as YAML; - reads standard input.",
+        show_default=False,
     ),
+]
+FileOption = Annotated[
+    str | None,
+    typer.Option("--file", "-f", metavar="FILE", help="The same file, named as kubectl takes it."),
 ]
 S3EndpointOption = Annotated[
     str | None,
@@ -31,3 +37,16 @@ SetOption = Annotated[
         help="Change a field below spec, as in training.maxSteps=20; may be repeated.",
     ),
 ]
+
+
+def one_file(argument: str | None, option: str | None) -> str:
+    """The FineTuneJob of a command that takes it as an argument or by -f."""
+    if argument is None and option is None:
+        raise typer.BadParameter(
+            "there is none; name that of a FineTuneJob, as in job.yaml", param_hint="FILE"
+        )
+    if argument is not None and option is not None:
+        raise typer.BadParameter(
+            f"got {argument} and -f {option}, expected one of them", param_hint="FILE"
+        )
+    return argument or option or ""

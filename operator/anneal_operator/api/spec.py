@@ -23,6 +23,11 @@ Quantity = Annotated[
 ]
 """A Kubernetes resource quantity, e.g. 500m, 4 or 16Gi."""
 
+_NO_FLOAT16_ON_A_CPU = (
+    "tuning.quantization.computeDtype float16 is for GPUs, but compute.gpusPerWorker is 0; use "
+    "auto or float32, or ask for a GPU"
+)
+
 Seconds = Annotated[int, Field(ge=1, le=31_536_000)]
 """A duration of at most a year."""
 
@@ -126,6 +131,11 @@ class FineTuneJobSpec(PipelineConfig):
             "training.batchSize, or ranks would have no rows; lower ranksPerWorker or raise "
             "batchSize",
         ),
+        CelRule(
+            rule="!has(self.compute.gpusPerWorker) || self.compute.gpusPerWorker > 0"
+            " || self.tuning.quantization.computeDtype != 'float16'",
+            message=_NO_FLOAT16_ON_A_CPU,
+        ),
     )
 
     output: OutputSpec = OutputSpec()
@@ -155,6 +165,13 @@ class FineTuneJobSpec(PipelineConfig):
                 f"must not be greater than training.batchSize ({batch}), or ranks would have no "
                 f"rows; lower ranksPerWorker or raise batchSize"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _float16_has_a_gpu(self) -> Self:
+        is_float16 = self.tuning.quantization.compute_dtype == "float16"
+        if is_float16 and self.compute.gpus_per_worker == 0:
+            raise ValueError(_NO_FLOAT16_ON_A_CPU)
         return self
 
     def pipeline(self) -> PipelineConfig:

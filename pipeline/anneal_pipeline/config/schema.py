@@ -16,6 +16,7 @@ from pydantic.alias_generators import to_camel
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, ErrorDetails
 
+from anneal_pipeline.config.expected import expected
 from anneal_pipeline.config.spelling import meant
 
 
@@ -127,8 +128,7 @@ def _message(error: ErrorDetails, model: type[Schema]) -> str:
             return "is required but missing"
         case "value_error":
             return str(error["ctx"]["error"])
-    expected = error["msg"][0].lower() + error["msg"][1:]
-    return f"got {_shown(error['input'])}, but {expected}"
+    return f"got {_shown(error['input'])}, expected {expected(error)}"
 
 
 def _shown(value: object) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from anneal_pipeline.errors import PipelineError
 from anneal_pipeline.model.beginning import BEGINNING, TRAINED, activate, is_sum, joined
 from anneal_pipeline.model.strengths import folded, folded_config, has_strengths, is_folded
 
+CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
 GENERATION_NAME = "generation_config.json"
 _RELOADED = "reloaded"
@@ -53,6 +55,8 @@ def write_adapter(
         )
     save_file(weights, folder / WEIGHTS_NAME, metadata={"format": "pt"})
     _write_config(folder, model=model, base=base)
+    # They are written for their owner alone, and whoever may read the rest may read them.
+    shutil.copymode(folder / CONFIG_NAME, folder / WEIGHTS_NAME)
     tokenizer.save_pretrained(folder)
     (folder / GENERATION_NAME).write_text(
         json.dumps(
@@ -93,7 +97,7 @@ def _write_config(folder: Path, *, model: PeftModel, base: ModelConfig) -> None:
         config.save_pretrained(str(folder))
     finally:
         config.base_model_name_or_path, config.revision, config.inference_mode = local
-    path = folder / "adapter_config.json"
+    path = folder / CONFIG_NAME
     fields = json.loads(path.read_text())
     # PEFT keeps target modules in a set, whose order differs from process to process.
     fields["target_modules"] = sorted(fields["target_modules"])

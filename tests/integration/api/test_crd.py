@@ -259,6 +259,22 @@ def test_what_the_api_server_refuses_a_local_run_refuses_too(
     assert want.removeprefix("spec.") in str(caught.value)
 
 
+@pytest.mark.parametrize("num_gpus", [None, 0, 1])
+def test_float16_is_refused_only_where_no_gpu_is_asked_for(
+    kubectl: Kubectl, num_gpus: int | None
+) -> None:
+    spec = merged(SMALLEST, "tuning.quantization.computeDtype", "float16")
+    spec = merged(spec, "compute.gpusPerWorker", num_gpus)
+    done = kubectl.apply(spec, name=new_name())
+    if num_gpus != 0:
+        assert done.returncode == 0, done.stderr
+        FineTuneJobSpec.parse(spec)
+        return
+    assert "float16 is for GPUs" in done.stderr
+    with pytest.raises(ConfigError, match="float16 is for GPUs"):
+        FineTuneJobSpec.parse(spec)
+
+
 @pytest.mark.parametrize(("path", "value"), TAKEN)
 def test_what_is_in_order_is_taken_by_the_api_server_and_a_local_run(
     kubectl: Kubectl, path: str, value: object

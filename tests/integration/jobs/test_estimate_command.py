@@ -141,10 +141,11 @@ def test_a_base_in_4_bits_is_named_where_no_setting_of_a_step_helps(wide_job: Pa
     assert "; take a smaller model or more memory" in " ".join(hopeless.stderr.split())
 
 
-def test_a_size_that_is_none_is_refused(job: Path) -> None:
-    done = estimate(job, "--memory", "lots")
-    assert done.exit_code == 65
-    assert "--memory: got lots, expected a size such as 24Gi" in done.stderr
+@pytest.mark.parametrize("option", ["--memory", "--gpu-memory"])
+def test_a_size_that_is_none_is_wrong_usage(job: Path, option: str) -> None:
+    done = estimate(job, option, "lots")
+    assert done.exit_code == 2
+    assert f"{option}: got lots, expected a size such as 24Gi" in done.stderr
 
 
 def test_a_pod_holds_ray_too_and_this_machine_does_not(job: Path) -> None:

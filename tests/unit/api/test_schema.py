@@ -27,10 +27,10 @@ def test_every_fault_is_listed_at_once_with_its_path() -> None:
     }
     assert faults(spec) == [
         "model: revision is required for hf://org/name; name the commit to train from",
-        'training.epochs: got "3", but input should be a valid number',
+        'training.epochs: got "3", expected a number; remove the quotes',
         "training.learning_rate: unknown field; did you mean learningRate? "
         "(`anneal explain` lists all fields)",
-        "evaluation.prompts[1]: got 7, but input should be a valid string",
+        "evaluation.prompts[1]: got 7, expected text; put it in quotes",
     ]
 
 
@@ -219,7 +219,39 @@ def test_numbers_of_the_adapters_have_bounds_and_the_fault_names_the_value(
         FineTuneJobSpec.parse({**SMALLEST, "tuning": {"lora": {field: value}}})
     for value in refused:
         [fault] = faults({**SMALLEST, "tuning": {"lora": {field: value}}})
-        assert fault.startswith(f"tuning.lora.{field}: got {value}, but input should be ")
+        assert fault.startswith(f"tuning.lora.{field}: got {value}, expected ")
+
+
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        pytest.param({"training": {"epochs": 0}}, "got 0, expected more than 0", id="open"),
+        pytest.param({"training": {"batchSize": 0}}, "got 0, expected at least 1", id="from"),
+        pytest.param({"training": {"seed": 2**31}}, "expected at most 2147483647", id="up to"),
+        pytest.param({"tuning": {"lora": {"dropout": 1}}}, "expected less than 1", id="below"),
+        pytest.param({"training": {"batchSize": 1.5}}, "expected a whole number", id="whole"),
+        pytest.param(
+            {"training": {"learningRate": None}}, "got null, expected a number", id="nothing"
+        ),
+        pytest.param({"suspend": "true"}, "expected true or false; remove the quotes", id="quoted"),
+        pytest.param({"suspend": "yes"}, "expected true or false", id="a word"),
+        pytest.param({"evaluation": {"prompts": "x"}}, "expected a list", id="list"),
+        pytest.param({"training": 3}, "expected fields below it, as in name: value", id="section"),
+        pytest.param({"tuning": {"method": "x"}}, "expected 'qlora' or 'lora'", id="choice"),
+        pytest.param({"model": {"uri": ""}}, 'got "", expected something in it', id="empty"),
+        pytest.param(
+            {"evaluation": {"prompts": ["x"] * 65}}, "expected at most 64 entries", id="entries"
+        ),
+        pytest.param(
+            {"dataset": {"uri": "s3://d/x", "columns": {"text": "x" * 129}}},
+            "expected at most 128 characters",
+            id="characters",
+        ),
+    ],
+)
+def test_what_was_expected_is_said_in_words_of_yaml(section: dict[str, Any], words: str) -> None:
+    [fault] = faults({**SMALLEST, **section})
+    assert fault.endswith(words)
 
 
 def test_a_new_token_is_named_once() -> None:

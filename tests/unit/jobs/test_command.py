@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
 from anneal_jobs.cli.display import BarDisplay
+from anneal_jobs.cli.main import app
 from anneal_pipeline.observer import EvaluationReport, StepReport
 
 COMMIT = "12fd25f77366fa6b3b4b768ec3050bf629380bac"
@@ -66,6 +68,24 @@ def test_validate_says_what_a_cluster_needs(
 ) -> None:
     write_job(tmp_path, model=model, data=data)
     assert anneal(tmp_path, "validate", "-f", "job.yaml") == (0, f"finetunejob tiny {want}", "")
+
+
+@pytest.mark.parametrize("command", [["run"], ["validate"], ["estimate"], ["data", "inspect"]])
+@pytest.mark.parametrize(
+    ("files", "want"),
+    [
+        pytest.param((), "there is none; name that of a FineTuneJob", id="none"),
+        pytest.param(("a.yaml", "-f", "b.yaml"), "got a.yaml and -f b.yaml", id="two"),
+        pytest.param(("gone.yaml",), "gone.yaml: cannot be read", id="as an argument"),
+        pytest.param(("-f", "gone.yaml"), "gone.yaml: cannot be read", id="as an option"),
+    ],
+)
+def test_a_job_is_named_by_an_argument_or_by_f(
+    command: list[str], files: tuple[str, ...], want: str
+) -> None:
+    done = CliRunner().invoke(app, [*command, *files])
+    assert done.exit_code == (65 if want.startswith("gone") else 2)
+    assert want in " ".join(done.stderr.split())
 
 
 @pytest.mark.parametrize("missing", ["model", "dataset"])
