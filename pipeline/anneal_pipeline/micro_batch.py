@@ -107,9 +107,10 @@ class MicroBatch:
         return replace(own, limit=limit)
 
     def _planned(self, folder: Path, *, form: BaseForm, room: Room) -> tuple[int, bool]:
-        wish = self._wish
+        usual = self._wish_of(fills_gpu=False).setting.rows
         if room.free is None:
-            return wish.setting.rows, False
+            return usual, False
+        wish = self._wish
         place = self._place(folder, form=form)
         plan_of = planning(self.config, folder=folder, place=place)
         self._plan_of = partial(self._report_and_plan, plan_of)
@@ -122,10 +123,10 @@ class MicroBatch:
             )
         except PlanUnknownError as error:
             self._warn(
-                f"Going on with {wish.setting.rows} rows per forward pass without a plan: {error}; "
+                f"Going on with {usual} rows per forward pass without a plan: {error}; "
                 "set training.microBatchSize lower if memory runs out"
             )
-            return wish.setting.rows, False
+            return usual, False
         if not found.fits:
             raise UserError(DOES_NOT_FIT, found.refusal())
         self._found = found
@@ -147,7 +148,15 @@ class MicroBatch:
 
     @property
     def _wish(self) -> Wish:
-        return Wish.of(self.config, length=self.length, world_size=self.ranks.world_size)
+        return self._wish_of(fills_gpu=self.ranks.device.type == "cuda")
+
+    def _wish_of(self, *, fills_gpu: bool) -> Wish:
+        return Wish.of(
+            self.config,
+            length=self.length,
+            world_size=self.ranks.world_size,
+            fills_gpu=fills_gpu,
+        )
 
     def _place(self, folder: Path, *, form: BaseForm) -> Place:
         compute = choose_compute(self.config, folder=folder, device=self.ranks.device)

@@ -127,10 +127,13 @@ def _subject(job: JobFile, options: EstimateOptions) -> Iterator[_Subject]:
             trains_whole=bool(config.tuning.lora.modules_to_save),
         )
         place = Place(compute=getattr(torch, kind), in_4_bit=form.in_4_bit, on_gpu=on_gpu)
-        wish = Wish.of(
-            config, length=config.training.sequence_length, world_size=ranks * compute.workers
-        )
         room = _gpu_room(options) if on_gpu else _cpu_room(job, options, ranks=ranks)
+        wish = Wish.of(
+            config,
+            length=config.training.sequence_length,
+            world_size=ranks * compute.workers,
+            fills_gpu=on_gpu and room.limit is not None,
+        )
         yield _Subject(config=config, folder=folder, place=place, wish=wish, room=room)
 
 

@@ -96,8 +96,9 @@ class TrainingConfig(Schema):
     """Sequences per optimiser step, over all workers."""
     micro_batch_size: int | None = Field(default=None, ge=1, le=65536)
     """Sequences per forward pass of one rank. Default: the largest divisor of its part of the
-    batch, up to 8, that fits into memory, by a plan before loading and a measured pass where it is
-    short. One that does not fit is lowered, unless recovery.oom is fail."""
+    batch, up to 8 on a CPU and 64 on a GPU, that fits into memory, by a plan before loading and a
+    measured pass where it is short. One that does not fit is lowered, unless recovery.oom is
+    fail."""
     sequence_length: int = Field(default=2048, ge=8, le=1_048_576)
     """Longest sequence in tokens."""
     packing: bool = False

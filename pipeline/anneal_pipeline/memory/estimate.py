@@ -7,7 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from anneal_pipeline.config.pipeline import PipelineConfig
-from anneal_pipeline.config.steps import auto_micro_batch_size
+from anneal_pipeline.config.steps import (
+    AUTO_MICRO_BATCH_MAX,
+    AUTO_MICRO_BATCH_MAX_ON_GPU,
+    auto_micro_batch_size,
+)
 from anneal_pipeline.errors import UserError
 from anneal_pipeline.memory.allocator import TIGHT_SHARE
 from anneal_pipeline.memory.fit import (
@@ -38,10 +42,19 @@ class Wish:
     """Whether fewer rows per forward pass may be taken, for the same batch."""
 
     @classmethod
-    def of(cls, config: PipelineConfig, *, length: int, world_size: int) -> Wish:
-        """The micro-batch of the job, which its recovery may lower too, or the usual one."""
+    def of(
+        cls, config: PipelineConfig, *, length: int, world_size: int, fills_gpu: bool = False
+    ) -> Wish:
+        """The micro-batch of the job, which its recovery may lower too, or the usual one.
+
+        `fills_gpu`: on a GPU whose free memory is known, so that as many as fit may be taken.
+        """
         training = config.training
-        usual = auto_micro_batch_size(training.batch_size, world_size=world_size)
+        usual = auto_micro_batch_size(
+            training.batch_size,
+            world_size=world_size,
+            at_most=AUTO_MICRO_BATCH_MAX_ON_GPU if fills_gpu else AUTO_MICRO_BATCH_MAX,
+        )
         return cls(
             setting=Setting(
                 rows=training.micro_batch_size or usual,

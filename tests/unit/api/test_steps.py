@@ -6,6 +6,7 @@ import pytest
 
 from anneal_pipeline.config.pipeline import PipelineConfig
 from anneal_pipeline.config.steps import StepPlan, auto_micro_batch_size, plan_steps, resolved
+from anneal_pipeline.memory.estimate import Wish
 
 
 def config(**sections: Any) -> PipelineConfig:
@@ -92,6 +93,19 @@ def test_adapters_are_kept_at_four_shares_unless_the_job_says_otherwise(
 )
 def test_the_micro_batch_divides_a_ranks_share(batch_size: int, world_size: int, want: int) -> None:
     assert auto_micro_batch_size(batch_size, world_size=world_size) == want
+
+
+@pytest.mark.parametrize(
+    ("fills_gpu", "asked", "want"),
+    [(False, None, 8), (True, None, 48), (True, 4, 4)],
+    ids=["on a CPU", "on a GPU", "as asked"],
+)
+def test_a_gpu_is_given_as_many_rows_as_divide_the_batch(
+    fills_gpu: bool, asked: int | None, want: int
+) -> None:
+    training = {"batchSize": 96} | ({} if asked is None else {"microBatchSize": asked})
+    wish = Wish.of(config(training=training), length=64, world_size=1, fills_gpu=fills_gpu)
+    assert wish.setting.rows == want
 
 
 @pytest.mark.parametrize(
