@@ -50,6 +50,17 @@ VARIANTS: dict[str, dict[str, Any]] = {
             "train_sampling_strategy": "group_by_length",
         },
     },
+    "liger": {
+        "says": "the same, and TRL with Liger's Triton kernels: every speed option it documents",
+        "method": "lora",
+        "needs": "cuda",
+        "ours": {"computeDtype": "bfloat16", "training": {"gradientCheckpointing": False}},
+        "trl": {
+            "gradient_checkpointing": False,
+            "train_sampling_strategy": "group_by_length",
+            "use_liger_kernel": True,
+        },
+    },
     "packed": {
         "says": "rows packed into sequences on both sides, no gradient checkpointing",
         "method": "lora",
@@ -80,6 +91,8 @@ def main() -> int:
     if "trl" in options.sides and options.trl_python is None:
         raise SystemExit("--trl-python is missing: make bench-training sets it")
     device = _device(options.device)
+    if (needed := VARIANTS[options.variant].get("needs", device)) != device:
+        raise SystemExit(f"--variant {options.variant} runs on {needed} only, and this is {device}")
     with tempfile.TemporaryDirectory(prefix="bench-training-") as scratch:
         task = _task(options, device=device, folder=Path(scratch))
         found = _alternate(task, options, folder=Path(scratch))

@@ -39,3 +39,12 @@ def test_ratios_are_ours_over_theirs_of_medians(training: ModuleType) -> None:
 
 def test_one_side_alone_has_no_ratio(training: ModuleType) -> None:
     assert set(training.summarise({"ours": [run(1.0, 1.0, 1.0)]}).values()) == {None}
+
+
+def test_a_variant_for_gpus_is_refused_on_a_cpu(
+    training: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ["--sides", "ours", "--variant", "liger", "--device", "cpu"]
+    monkeypatch.setattr("sys.argv", ["training.py", *options])
+    with pytest.raises(SystemExit, match="--variant liger runs on cuda only, and this is cpu"):
+        training.main()
