@@ -13,6 +13,10 @@ from anneal_pipeline.config.tuning import LOFTQ, QuantizationConfig, TuningConfi
 from anneal_pipeline.errors import QUANTIZATION_UNAVAILABLE, UserError
 
 PACKAGE = "bitsandbytes"
+CAPABILITY_MIN = (6, 0)
+"""Of an NVIDIA GPU, for bitsandbytes' 4-bit kernels (Pascal)."""
+CAPABILITY_MIN_CUDA_13 = (7, 5)
+"""The same where PyTorch is built for CUDA 13, which has no compiler for older ones (Turing)."""
 _ERROR_MAX = 0.2
 """Neither type is further off than half its widest gap: 0.15 of a block's largest number for NF4,
 0.17 for FP4."""
@@ -57,6 +61,10 @@ def find_fault(device: torch.device, *, wanted: QuantizationConfig) -> str | Non
     """Why 4-bit does not work on `device` as wanted, found by trying it on a small weight."""
     if importlib.util.find_spec(PACKAGE) is None:
         return f"the package {PACKAGE} is not installed"
+    if device.type == "cuda" and torch.version.cuda is not None:
+        fault = _capability_fault(device, cuda=torch.version.cuda)
+        if fault is not None:
+            return fault
     try:
         error = _round_trip_error(device, wanted)
     except (ImportError, OSError, RuntimeError, AttributeError, NotImplementedError) as fault:
@@ -65,6 +73,22 @@ def find_fault(device: torch.device, *, wanted: QuantizationConfig) -> str | Non
     if not error <= _ERROR_MAX:
         return f"its numbers are wrong by {error:.3g} of the largest ({_versions(device)})"
     return None
+
+
+def _capability_fault(device: torch.device, *, cuda: str) -> str | None:
+    """What an old GPU lacks; its kernels would end in a CUDA error, after which none works."""
+    capability = torch.cuda.get_device_capability(device)
+    least = CAPABILITY_MIN_CUDA_13 if int(cuda.split(".")[0]) >= 13 else CAPABILITY_MIN
+    if capability >= least:
+        return None
+    return (
+        f"{torch.cuda.get_device_name(device)} has compute capability {_dotted(capability)}, and "
+        f"{PACKAGE} for CUDA {cuda} needs {_dotted(least)} or more"
+    )
+
+
+def _dotted(capability: tuple[int, int]) -> str:
+    return ".".join(map(str, capability))
 
 
 def _round_trip_error(device: torch.device, wanted: QuantizationConfig) -> float:
@@ -86,6 +110,6 @@ def _versions(device: torch.device) -> str:
     said = f"{PACKAGE} {own}, torch {torch.__version__}"
     if device.type != "cuda":
         return f"{said}, {device.type}"
-    major, minor = torch.cuda.get_device_capability(device)
+    capability = _dotted(torch.cuda.get_device_capability(device))
     name = torch.cuda.get_device_name(device)
-    return f"{said} built for CUDA {torch.version.cuda}, {name} of capability {major}.{minor}"
+    return f"{said} built for CUDA {torch.version.cuda}, {name} of capability {capability}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import bitsandbytes
@@ -74,6 +75,62 @@ class TestWithoutBitsandbytes:
         form = form_of(fallback="allow", lora={"initialization": "loftq"})
         assert form.notice is not None
         assert "Going on as plain LoRA, begun as default, over the" in form.notice
+
+
+class TestOldGpu:
+    """Explained before a kernel is called: after a CUDA error no other call works either."""
+
+    GPU = torch.device("cuda", 0)
+
+    @pytest.fixture
+    def gpu(self, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+        def fake(capability: tuple[int, int], *, cuda: str | None) -> list[str]:
+            called: list[str] = []
+            monkeypatch.setattr(torch.version, "cuda", cuda)
+            monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+            monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Old GPU")
+            monkeypatch.setattr(
+                four_bit, "_round_trip_error", lambda device, wanted: len(called.append("it") or "")
+            )
+            return called
+
+        return fake
+
+    @pytest.mark.parametrize(
+        ("capability", "cuda", "least"),
+        [((5, 2), "12.6", "6.0"), ((6, 1), "13.0", "7.5"), ((7, 0), "13.2", "7.5")],
+    )
+    def test_it_is_refused_or_goes_on_as_plain_lora_before_any_kernel_is_called(
+        self,
+        gpu: Callable[..., list[str]],
+        capability: tuple[int, int],
+        cuda: str,
+        least: str,
+    ) -> None:
+        called = gpu(capability, cuda=cuda)
+        has = ".".join(map(str, capability))
+        want = (
+            f"Old GPU has compute capability {has}, and bitsandbytes for CUDA {cuda} needs {least}"
+        )
+        with pytest.raises(UserError, match=want) as caught:
+            choose_base_form(TuningConfig.parse({}), device=self.GPU)
+        assert caught.value.reason == "QuantizationUnavailable"
+        form = choose_base_form(TuningConfig.parse({"fallback": "allow"}), device=self.GPU)
+        assert form.method == "lora"
+        assert want in str(form.notice)
+        assert not called
+
+    @pytest.mark.parametrize(
+        ("capability", "cuda"),
+        [((6, 0), "12.6"), ((7, 5), "13.0"), ((12, 0), "13.2"), ((4, 2), None)],
+        ids=["Pascal", "Turing", "Blackwell", "no CUDA build, as ROCm"],
+    )
+    def test_any_other_is_tried(
+        self, gpu: Callable[..., list[str]], capability: tuple[int, int], cuda: str | None
+    ) -> None:
+        called = gpu(capability, cuda=cuda)
+        assert choose_base_form(TuningConfig.parse({}), device=self.GPU).in_4_bit
+        assert called == ["it"]
 
 
 def test_a_build_that_does_not_fit_is_told_with_both_versions(
