@@ -73,8 +73,7 @@ def find_changes(
         for path, before, now in digests
         if before != now
     ]
-    versions = {name: saved.libraries.get(name) for name in libraries}
-    return changes + _between(_prefixed(versions), _prefixed(libraries))
+    return changes + _between(_prefixed(saved.libraries), _prefixed(libraries))
 
 
 def refuse_changes(changes: Sequence[Change], *, checkpoint: str, accepted: Sequence[str]) -> None:
@@ -139,7 +138,7 @@ def _between(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
     ]
 
 
-def _prefixed(versions: Mapping[str, str | None]) -> dict[str, str | None]:
+def _prefixed(versions: Mapping[str, str]) -> dict[str, str]:
     return {f"{LIBRARIES}.{name}": value for name, value in versions.items()}
 
 

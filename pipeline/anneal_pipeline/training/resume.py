@@ -38,11 +38,19 @@ from anneal_pipeline.training.state import (
 
 INITIAL_NAME = "initial"
 """Folder beside the local copies of checkpoints, with the state before the first step."""
-LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "tokenizers", "safetensors")
+LIBRARIES = (
+    *("torch", "transformers", "peft", "bitsandbytes", "safetensors"),  # weights and steps
+    *("tokenizers", "jinja2", "datasets", "pyarrow"),  # rows and their tokens
+    "numpy",  # which rows make up a step
+)
+OWN_NAME = "anneal"
+"""The distribution that this package is a part of; no module has its name."""
 
 
 def library_versions() -> dict[str, str]:
-    return {name: version(name) for name in LIBRARIES if find_spec(name) is not None}
+    """Anneal's own version and those of the libraries that decide what a run computes."""
+    found = {name: version(name) for name in LIBRARIES if find_spec(name) is not None}
+    return {OWN_NAME: version(OWN_NAME), **found}
 
 
 def run_facts(

@@ -361,21 +361,42 @@ class TestAnotherRun:
             kit.run(tmp_path, self.config(kit), model_dir=model_dir, rows=begun, attempt=2)
 
     def test_other_libraries_are_refused(
-        self,
-        kit: ModuleType,
-        model_dir: Path,
-        begun: Path,
-        tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
+        self, kit: ModuleType, model_dir: Path, begun: Path, tmp_path: Path
     ) -> None:
-        path = next((tmp_path / "checkpoints").glob("step-*/manifest.json"))
-        manifest = json.loads(path.read_text())
-        manifest["libraries"]["torch"] = "1.0"
-        path.write_text(json.dumps(manifest))
+        saved = self.libraries_of(tmp_path)
+        assert saved.keys() >= {"anneal", "torch", "tokenizers", "jinja2", "numpy", "pyarrow"}
+        self.replace_libraries(tmp_path, {**saved, "torch": "1.0", "gone": "2.0"})
         options = {"model_dir": model_dir, "rows": begun, "attempt": 2}
-        with pytest.raises(UserError, match=r"libraries.torch 1.0 -> "):
+        with pytest.raises(UserError, match=r"libraries.torch 1.0 -> .*libraries.gone 2.0 -> uns"):
             kit.run(tmp_path, self.config(kit), **options)
-        kit.run(tmp_path, self.config(kit, accept=("libraries.torch",)), **options)
+        accept = ("libraries.torch", "libraries.gone")
+        kit.run(tmp_path, self.config(kit, accept=accept), **options)
+
+    @pytest.mark.parametrize("before", ["0.0.9", None], ids=["named", "of before it was named"])
+    def test_another_version_of_anneal_is_refused_or_accepted_by_its_name(
+        self, kit: ModuleType, model_dir: Path, begun: Path, tmp_path: Path, before: str | None
+    ) -> None:
+        """An upgrade strands no job: what the error asks for goes on from the checkpoint."""
+        saved = self.libraries_of(tmp_path)
+        now = saved.pop("anneal")
+        self.replace_libraries(tmp_path, {**saved, **({"anneal": before} if before else {})})
+        options = {"model_dir": model_dir, "rows": begun, "attempt": 2}
+        change = f"libraries.anneal {before or 'unset'} -> {now}"
+        with pytest.raises(UserError, match=re.escape(change)) as caught:
+            kit.run(tmp_path, self.config(kit), **options)
+        assert "checkpoint.acceptChanges: [libraries.anneal]" in str(caught.value)
+        observer = kit.RecordingObserver()
+        accepted = self.config(kit, accept=("libraries.anneal",), maxSteps=2)
+        assert kit.run(tmp_path, accepted, observer=observer, **options).step == 2
+        assert any(change in message for _, message in observer.events)
+
+    def libraries_of(self, root: Path) -> dict[str, str]:
+        path = next((root / "checkpoints").glob("step-*/manifest.json"))
+        return dict(json.loads(path.read_text())["libraries"])
+
+    def replace_libraries(self, root: Path, libraries: dict[str, str]) -> None:
+        path = next((root / "checkpoints").glob("step-*/manifest.json"))
+        path.write_text(json.dumps({**json.loads(path.read_text()), "libraries": libraries}))
 
     def test_another_number_of_threads_is_named(
         self, kit: ModuleType, model_dir: Path, begun: Path, tmp_path: Path
