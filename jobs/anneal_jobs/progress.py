@@ -103,7 +103,7 @@ class ProgressReporter:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop reporting; what has not been sent yet is left to the outcome."""
+        """Send what is new once more, and end: the outcome, which comes next, has no events."""
         self._closing.set()
         self._thread.join(timeout=_TIMEOUT_SECONDS)
 
@@ -135,6 +135,7 @@ class ProgressReporter:
     def _run(self) -> None:
         while not self._closing.wait(self._interval_seconds):
             self.send_if_changed()
+        self.send_if_changed()
 
 
 def body_of(status: AnnealStatus, state: RunState) -> bytes:

@@ -1,17 +1,31 @@
-"""What is known of a run right now: the training thread writes, reporting threads read."""
+"""What is known of a run right now: the training thread writes, reporting threads read.
+
+Events wait here for the next report. When more wait than one may carry, those that explain least
+are left out first, and the report says how many; the attempt's events.jsonl has them all.
+"""
 
 from __future__ import annotations
 
 import math
 import threading
-from collections import deque
 
 from anneal_operator.api.outcome import Outcome, OutcomeClass
 from anneal_operator.api.progress import AnnealStatus, Metric, ProgressEvent, StageProgress
-from anneal_pipeline.observer import CheckpointReport, EvaluationReport, StepReport
+from anneal_pipeline.observer import (
+    EVENT_BEST_RESTORED,
+    EVENT_EARLY_STOP,
+    EVENT_RECOVERED,
+    CheckpointReport,
+    EvaluationReport,
+    StepReport,
+)
 
-_EVENTS_MAX = 16
+EVENT_LEFT_OUT = "events-left-out"
+_EVENTS_MAX = 15
+"""One less than a report may carry: the last place is for what was left out."""
 _MESSAGE_MAX = 1024
+_ACTIONS = frozenset({EVENT_RECOVERED, EVENT_EARLY_STOP, EVENT_BEST_RESTORED})
+"""What the run did to itself outlives what is only said of it."""
 
 
 class RunState:
@@ -24,7 +38,8 @@ class RunState:
         self._step: StepReport | None = None
         self._checkpoint: CheckpointReport | None = None
         self._evaluations: dict[str, float] = {}
-        self._events: deque[ProgressEvent] = deque(maxlen=_EVENTS_MAX)
+        self._events: list[ProgressEvent] = []
+        self._num_left_out = self._num_left_out_told = 0
         self._outcome: Outcome | None = None
 
     def set_stage(self, name: str, *, done: int, total: int, unit: str) -> None:
@@ -53,6 +68,10 @@ class RunState:
         with self._lock:
             self._version += 1
             self._events.append(ProgressEvent(name=name[:64], message=message[:_MESSAGE_MAX]))
+            if len(self._events) > _EVENTS_MAX:
+                lesser = (event for event in self._events if event.name not in _ACTIONS)
+                self._events.remove(next(lesser, self._events[0]))
+                self._num_left_out += 1
 
     def set_outcome(self, outcome: Outcome) -> None:
         with self._lock:
@@ -61,9 +80,18 @@ class RunState:
 
     def forget_events(self, sent: tuple[ProgressEvent, ...]) -> None:
         with self._lock:
+            if self._left_out() in sent:
+                self._num_left_out_told = self._num_left_out
             for event in sent:
                 if event in self._events:
                     self._events.remove(event)
+
+    def _left_out(self) -> ProgressEvent:
+        return ProgressEvent(
+            name=EVENT_LEFT_OUT,
+            message=f"{self._num_left_out} events of this attempt came too fast to be reported "
+            "here; events.jsonl in the attempt's logs has them",
+        )
 
     def snapshot(self, *, attempt: int) -> tuple[int, AnnealStatus]:
         with self._lock:
@@ -76,9 +104,12 @@ class RunState:
                 loss=step.loss if step and math.isfinite(step.loss) else None,
                 checkpoint=saved.name if saved else outcome.checkpoint if outcome else None,
                 checkpoint_step=saved.step if saved else None,
-                events=tuple(self._events),
+                events=(*self._events, *self._untold()),
                 outcome=outcome,
             )
+
+    def _untold(self) -> tuple[ProgressEvent, ...]:
+        return (self._left_out(),) if self._num_left_out > self._num_left_out_told else ()
 
     @property
     def step(self) -> int | None:

@@ -112,6 +112,47 @@ def test_an_event_is_sent_until_it_has_arrived_and_then_no_more() -> None:
     assert [len(events) for events in sent] == [1, 1, 1, 0]
 
 
+def test_recoveries_outlive_lesser_events_and_what_is_left_out_is_counted() -> None:
+    state, post = RunState(), Recorder(500, 200, 200, 200)
+    reporter = reporter_of(state, post)
+    state.add_event("recovered", "Memory ran out.")
+    state.add_event("early-stop", "No better for 3 evaluations.")
+    for number in range(20):
+        state.add_event("warning", f"Warning {number}.")
+    for _ in range(2):
+        reporter.send_if_changed()
+    first, second = (ProgressReport.model_validate_json(body).anneal.events for body in post.bodies)
+    assert first == second, "what did not arrive is sent again"
+    assert [event.message for event in first[:3]] == [
+        "Memory ran out.",
+        "No better for 3 evaluations.",
+        "Warning 7.",
+    ]
+    assert len(first) == 16
+    assert first[-1].name == "events-left-out"
+    assert first[-1].message.startswith("7 events of this attempt came too fast")
+    state.add_event("warning", "One more.")
+    reporter.send_if_changed()
+    [told] = ProgressReport.model_validate_json(post.bodies[2]).anneal.events
+    assert told.message == "One more."
+    for number in range(17):
+        state.add_event("recovered", f"Recovery {number}.")
+    reporter.send_if_changed()
+    last = ProgressReport.model_validate_json(post.bodies[3]).anneal.events
+    assert [last[0].message, last[-1].message[:9]] == ["Recovery 2.", "9 events "]
+
+
+def test_what_happened_after_the_last_report_is_sent_when_reporting_ends() -> None:
+    state, post = RunState(), Recorder()
+    reporter = ProgressReporter(state, post=post, attempt=2, interval_seconds=3600.0)
+    reporter.start()
+    state.add_event("recovered", "Rows left out.")
+    reporter.close()
+    [body] = post.bodies
+    [event] = ProgressReport.model_validate_json(body).anneal.events
+    assert event.message == "Rows left out."
+
+
 def test_a_stale_attempt_learns_it_and_is_silent_from_then_on() -> None:
     state, post = RunState(), Recorder(409)
     reporter = reporter_of(state, post)
