@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import psutil
 
+from anneal_jobs.tracking.gpu_metrics import GpuSampler
 from anneal_jobs.tracking.writer import RunWriter
 
 SAMPLE_SECONDS = 10.0
@@ -26,10 +27,12 @@ class SystemSampler:
         self._writer = writer
         self._step = step
         self._interval_seconds = interval_seconds
+        self._gpus: GpuSampler | None = None
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="system-metrics", daemon=True)
 
     def start(self) -> None:
+        self._gpus = GpuSampler.open()
         psutil.cpu_percent()  # The first call only sets the mark that the next one measures from.
         self._thread.start()
 
@@ -42,7 +45,12 @@ class SystemSampler:
         is_closing = False
         while not is_closing:
             is_closing = self._closing.wait(self._interval_seconds)
-            self._writer.add(sample(), step=self._step(), is_always_sent=True)
+            reading = sample()
+            if self._gpus is not None:
+                reading |= self._gpus.sample()
+            self._writer.add(reading, step=self._step(), is_always_sent=True)
+        if self._gpus is not None:
+            self._gpus.close()
 
 
 def sample() -> dict[str, float]:
