@@ -88,6 +88,34 @@ def choose_layout(config: DatasetConfig, rows: Sequence[SourceRow]) -> Layout:
     return chosen
 
 
+def require_same_layout(config: DatasetConfig, layout: Layout, rows: Sequence[SourceRow]) -> None:
+    """Refuse a held-out file none of whose first rows is of the layout of the training rows."""
+    if not rows or any(_is_of(layout, row.fields, wanted=config.layout) for row in rows):
+        return
+    columns = named_columns(config.columns or DatasetColumns())
+    found = _layout_of(rows[0].fields, columns=columns, wanted="auto")
+    seen = f" ({found.kind})" if found and found.kind != layout.kind else ""
+    raise UserError(
+        DATASET_LAYOUT_UNKNOWN,
+        f"Row {rows[0].place.line} of {rows[0].place.file}, which is held out, has the fields "
+        f"{', '.join(sorted(rows[0].fields)) or 'none'}{seen}; expected "
+        f"{', '.join(_required_names(layout))} as in the rows to train on ({layout.kind}); convert "
+        "the file, because rows of both must be read alike",
+    )
+
+
+def _is_of(layout: Layout, fields: Mapping[str, Any], *, wanted: str) -> bool:
+    names = layout.fields()
+    if any(name not in fields for name in _required_names(layout)):
+        return False
+    return _fits(layout.kind, fields, names, is_wanted=wanted == layout.kind)
+
+
+def _required_names(layout: Layout) -> list[str]:
+    """The fields without which no row can be read; tools may be missing in a single row."""
+    return [layout.fields()[meaning] for meaning in _NAMES[layout.kind] if meaning != "tools"]
+
+
 def named_columns(columns: DatasetColumns) -> dict[str, str]:
     """The fields that the job names, by what they mean."""
     named = {

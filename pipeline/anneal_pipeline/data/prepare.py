@@ -36,7 +36,7 @@ from anneal_pipeline.errors import RUN_CHANGED, StopRequestedError, UserError
 from anneal_pipeline.observer import EVENT_STAGE_REUSED, STAGE_DATA, Observer
 from anneal_pipeline.reading import Reading
 
-PREPARATION_VERSION = 2
+PREPARATION_VERSION = 3
 """Raised when the same inputs give other rows."""
 QUARANTINE_NAME = "quarantine.jsonl"
 

@@ -1,12 +1,13 @@
 """The rows of a dataset in the order they are judged: held-out files first, then those to train on.
 
-Held-out rows come first so that a training row that repeats one of them is the one left out.
+Held-out rows come first so that a training row that repeats one of them is the one left out. How
+rows are read is decided before, by the training rows alone: what is held out decides nothing.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,7 +15,12 @@ from anneal_pipeline.config.dataset import DatasetConfig
 from anneal_pipeline.data.conversation import Conversation
 from anneal_pipeline.data.files import TEST, TRAIN, VALIDATION, DatasetFiles
 from anneal_pipeline.data.joining import joined
-from anneal_pipeline.data.layout import NUM_ROWS_LOOKED_AT, Layout, choose_layout
+from anneal_pipeline.data.layout import (
+    NUM_ROWS_LOOKED_AT,
+    Layout,
+    choose_layout,
+    require_same_layout,
+)
 from anneal_pipeline.data.readers.choice import format_of, read_rows
 from anneal_pipeline.data.rows import BadRow, SourceRow
 from anneal_pipeline.data.turns import to_conversation
@@ -32,37 +38,50 @@ class Source:
 
     def rows(self) -> Iterator[tuple[str, Conversation | BadRow]]:
         """(split of the file, row); may be gone through again and is then the same."""
-        names = self.files.names()
+        if self.layout is None:
+            self.layout = self._recognised()
+        columns = self.config.columns
+        column = columns.conversation_id if columns else None
         for split in (TEST, VALIDATION, TRAIN):
             for path in self.files.of(split):
-                chosen = format_of(path) if self.config.format == "auto" else self.config.format
-                if chosen not in self.formats:
-                    self.formats.append(chosen)
-                rows = _read_as(names[path], path, wanted=chosen)
+                rows = self._open(path)
                 head = list(itertools.islice(rows, NUM_ROWS_LOOKED_AT))
-                good = [row for row in head if isinstance(row, SourceRow)]
-                if good:
-                    self._recognised(good)
-                columns = self.config.columns
-                column = columns.conversation_id if columns else None
+                if split != TRAIN and self.layout is not None:
+                    require_same_layout(self.config, self.layout, list(_readable(head)))
                 for group in joined(itertools.chain(head, rows), column=column):
                     yield split, self._read(group)
 
-    def _recognised(self, rows: Sequence[SourceRow]) -> Layout:
-        """The layout of the dataset; the first rows that can be read decide it."""
-        if self.layout is None:
-            self.layout = choose_layout(self.config, rows)
-        return self.layout
+    def _open(self, path: Path) -> Iterator[SourceRow | BadRow]:
+        chosen = format_of(path) if self.config.format == "auto" else self.config.format
+        if chosen not in self.formats:
+            self.formats.append(chosen)
+        return _read_as(self.files.names()[path], path, wanted=chosen)
+
+    def _recognised(self) -> Layout | None:
+        """The layout of the first training rows that can be read; None where none can."""
+        for path in self.files.train:
+            rows = self._open(path)
+            head = list(_readable(itertools.islice(rows, NUM_ROWS_LOOKED_AT)))
+            found = head or list(itertools.islice(_readable(rows), 1))
+            if found:
+                return choose_layout(self.config, found)
+        return None
 
     def _read(self, group: tuple[SourceRow, ...] | BadRow) -> Conversation | BadRow:
         if isinstance(group, BadRow):
             return group
-        return to_conversation(group, self._recognised(group), labels=self.labels)
+        # Without a training row to go by the job ends; this is for the sentence it ends with.
+        layout = self.layout or choose_layout(self.config, group)
+        return to_conversation(group, layout, labels=self.labels)
 
     def address(self) -> str:
         """Where the training rows come from, as the job names it."""
         files = self.config.files
         return self.config.uri or (files.train if files else "")
+
+
+def _readable(rows: Iterable[SourceRow | BadRow]) -> Iterator[SourceRow]:
+    return (row for row in rows if isinstance(row, SourceRow))
 
 
 def _read_as(name: str, path: Path, *, wanted: str) -> Iterator[SourceRow | BadRow]:
