@@ -73,7 +73,7 @@ def _prepare(
 
 def _lines(data: PreparedData, folder: Path) -> Iterator[str]:
     report = data.report
-    yield f"layout {report.layout} of {'/'.join(report.formats)}, {report.num_rows_read} rows read"
+    yield f"layout {report.layout} of {'/'.join(report.formats)}, {report.amount_read()} read"
     for name, split in report.splits.items():
         if split.num_rows:
             yield (

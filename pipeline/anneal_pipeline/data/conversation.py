@@ -6,10 +6,10 @@ import hashlib
 import json
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from anneal_pipeline.data.rows import Place
+from anneal_pipeline.data.rows import BadRow, Place, SourceRow, preview_of
 
 SYSTEM = "system"
 USER = "user"
@@ -47,6 +47,12 @@ class Conversation:
     """Definitions of the functions the assistant may call."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """Values of the columns that `dataset.split` names, by column."""
+    joined: tuple[SourceRow, ...] = ()
+    """The rows it was made of, where there are several."""
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.joined) or 1
 
     def messages(self) -> list[dict[str, Any]]:
         """In the form chat templates take."""
@@ -79,6 +85,23 @@ class Conversation:
             content = [content, list(self.tools)]
         text = json.dumps(content, ensure_ascii=False, sort_keys=True)
         return hashlib.sha256(text.encode()).digest()[:KEY_BYTES]
+
+    def left_out(self, reason: str, detail: str) -> BadRow:
+        """Every row of it as one that is not used; `detail` is true of the whole."""
+        if not self.joined:
+            preview = preview_of(self.content())
+            return BadRow(place=self.place, reason=reason, detail=detail, preview=preview)
+        lines = f"{self.joined[0].place.line} to {self.joined[-1].place.line}"
+        first, *others = (
+            BadRow(
+                place=row.place,
+                reason=reason,
+                detail=f"is of the conversation in rows {lines}, which {detail}",
+                preview=preview_of(row.fields),
+            )
+            for row in self.joined
+        )
+        return replace(first, companions=tuple(others))
 
 
 def _normalise(text: str) -> str:

@@ -24,6 +24,10 @@ def require_sound_text(conversation: Conversation) -> None:
             raise RowError(DAMAGED_TEXT, damage)
 
 
+def is_sound(conversation: Conversation) -> bool:
+    return not any(map(_damage_of, _texts(conversation.content())))
+
+
 def _texts(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value

@@ -10,9 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
-from anneal_pipeline.data.row_error import BROKEN_CONVERSATION
-from anneal_pipeline.data.rows import BadRow, SourceRow, preview_of
+from anneal_pipeline.data.rows import BadRow, SourceRow, preview_of, with_companions
 from anneal_pipeline.errors import DATASET_ROWS_INVALID, UserError
 
 
@@ -30,24 +30,25 @@ def joined(
     ended: set[int] = set()
     current: list[SourceRow] = []
     current_key = None
-    has_hole = is_broken = False
+    unread: BadRow | None = None
+    hole: BadRow | None = None
     for row in rows:
         if isinstance(row, BadRow):
-            has_hole = True
+            unread = unread or row
             yield row
             continue
         key = _key(row, column)
         if current and key is not None and key == current_key:
-            is_broken |= has_hole
+            hole = unread
             current.append(row)
             continue
-        yield from _closed(current, is_broken=is_broken)
+        yield from _closed(current, hole=hole)
         if key is not None:
             _require_new(row, column, is_new=key not in ended)
             ended.add(key)
         current, current_key = [row], key
-        has_hole = is_broken = False
-    yield from _closed(current, is_broken=is_broken)
+        unread = hole = None
+    yield from _closed(current, hole=hole)
 
 
 def _key(row: SourceRow, column: str) -> int | None:
@@ -69,16 +70,14 @@ def _require_new(row: SourceRow, column: str, *, is_new: bool) -> None:
         )
 
 
-def _closed(rows: list[SourceRow], *, is_broken: bool) -> Iterator[tuple[SourceRow, ...] | BadRow]:
+def _closed(
+    rows: list[SourceRow], *, hole: BadRow | None
+) -> Iterator[tuple[SourceRow, ...] | BadRow]:
+    """The conversation; or its rows as left out, where a row among them could not be read."""
     if not rows:
         return
-    if not is_broken:
+    if hole is None:
         yield tuple(rows)
         return
-    yield BadRow(
-        place=rows[0].place,
-        reason=BROKEN_CONVERSATION,
-        detail=f"begins a conversation up to row {rows[-1].place.line} in which a row cannot be "
-        "read, so that all of it is left out",
-        preview=preview_of(rows[0].fields),
-    )
+    first, *others = with_companions(hole, rows).companions
+    yield replace(first, companions=tuple(others))

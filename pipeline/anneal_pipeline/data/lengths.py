@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from anneal_pipeline.config.dataset import FiltersConfig
 from anneal_pipeline.data.conversation import Conversation
-from anneal_pipeline.data.rows import BadRow, preview_of
+from anneal_pipeline.data.rows import BadRow
 from anneal_pipeline.data.template import TemplateRefusedRowError
 from anneal_pipeline.data.tokens import Tokenisation, TokenRow
 from anneal_pipeline.errors import ROW_TOO_LONG, UserError
@@ -36,16 +36,16 @@ class LengthFilter:
         try:
             row = self.tokenisation.row(conversation)
         except TemplateRefusedRowError as error:
-            return bad_row(conversation, TEMPLATE_REFUSED, str(error))
+            return conversation.left_out(TEMPLATE_REFUSED, str(error))
         num_tokens, num_trained = len(row.ids), row.num_response_tokens
         if num_tokens < filters.min_tokens:
             detail = f"has {num_tokens} tokens, fewer than minTokens {filters.min_tokens}"
-            return bad_row(conversation, TOO_SHORT, detail)
+            return conversation.left_out(TOO_SHORT, detail)
         if num_trained == 0:
-            return bad_row(conversation, NO_LABELS, "has no token to train on")
+            return conversation.left_out(NO_LABELS, "has no token to train on")
         if num_trained < filters.min_response_tokens:
             detail = f"has only {num_trained} response tokens"
-            return bad_row(conversation, SHORT_RESPONSE, detail)
+            return conversation.left_out(SHORT_RESPONSE, detail)
         if num_tokens <= self.limit:
             return row
         detail = f"has {num_tokens} tokens, more than the {self.limit} allowed"
@@ -63,20 +63,11 @@ class LengthFilter:
                     "set dataset.filters.overlength to drop or truncate",
                 )
             case "drop":
-                return bad_row(conversation, TOO_LONG, detail)
+                return conversation.left_out(TOO_LONG, detail)
         cut = row.cut(self.limit)
         if cut.num_response_tokens < self.filters.min_response_tokens:
-            return bad_row(
-                conversation, RESPONSE_CUT_OFF, f"{detail}, and its response is cut away"
+            return conversation.left_out(
+                RESPONSE_CUT_OFF, f"{detail}, and its response is cut away"
             )
         self.num_truncated += 1
         return cut
-
-
-def bad_row(conversation: Conversation, reason: str, detail: str) -> BadRow:
-    return BadRow(
-        place=conversation.place,
-        reason=reason,
-        detail=detail,
-        preview=preview_of(conversation.content()),
-    )

@@ -130,5 +130,5 @@ def _warnings(report: DataReport, source: Source) -> Iterator[str]:
 def _summary(report: DataReport) -> str:
     sizes = ", ".join(f"{split.num_rows} {name}" for name, split in report.splits.items())
     dropped = ", ".join(f"{count} {reason}" for reason, count in report.dropped.items())
-    read = f"Read {report.num_rows_read} rows of {'/'.join(report.formats)} as {report.layout}"
+    read = f"Read {report.amount_read()} of {'/'.join(report.formats)} as {report.layout}"
     return f"{read}: {sizes}; dropped: {dropped or 'none'}"

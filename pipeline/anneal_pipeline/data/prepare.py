@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from anneal_pipeline.config.pipeline import PipelineConfig
 from anneal_pipeline.data.conversation import Conversation
 from anneal_pipeline.data.files import SPLITS, TEST, TRAIN, VALIDATION, DatasetFiles
-from anneal_pipeline.data.lengths import LengthFilter, bad_row
+from anneal_pipeline.data.lengths import LengthFilter
 from anneal_pipeline.data.near import NearIndex
 from anneal_pipeline.data.outcome import finish, require_enough
 from anneal_pipeline.data.prepared import PreparedSplit, SplitBuilder, read_split
@@ -143,6 +143,7 @@ class _Preparation:
     observer: Observer
     work: Work
     num_read: int = 0
+    num_conversations: int = 0
 
     @classmethod
     def of(
@@ -197,6 +198,7 @@ class _Preparation:
                 template_origin=template.origin,
                 template_sha256=template.sha256,
                 num_rows_read=self.num_read,
+                num_conversations_read=self.num_conversations,
                 dropped=dict(sorted(quarantine.counts.items())),
                 num_truncated=self.lengths.num_truncated,
                 num_near_duplicates=judgement.num_near,
@@ -216,8 +218,10 @@ class _Preparation:
         files, dataset = self.files, self.config.dataset
         split = shares_of(dataset.effective_split, has_test=bool(files.test))
         survey = Survey(dataset, split, near)
-        for number, (file_split, row) in enumerate(self.source.rows(), start=1):
-            self.work.read(number)
+        num_read = 0
+        for file_split, row in self.source.rows():
+            num_read += row.num_rows
+            self.work.read(num_read, num_new=row.num_rows)
             if isinstance(row, Conversation):
                 side = open_side(
                     file_split, is_split=files.is_split, has_validation=bool(files.validation)
@@ -235,8 +239,9 @@ class _Preparation:
     ) -> None:
         number = 0
         for _, row in self.source.rows():
-            self.num_read += 1
-            self.work.read(self.num_read)
+            self.num_read += row.num_rows
+            self.num_conversations += 1
+            self.work.read(self.num_read, num_new=row.num_rows)
             if isinstance(row, BadRow):
                 quarantine.add(row)
                 continue
@@ -256,7 +261,7 @@ class _Preparation:
     ) -> BadRow | None:
         verdict = judgement.of(number)
         if verdict.dropped is not None:
-            return bad_row(row, verdict.dropped, verdict.detail)
+            return row.left_out(verdict.dropped, verdict.detail)
         tokens = self.lengths.tokens(row)
         if isinstance(tokens, BadRow):
             return tokens

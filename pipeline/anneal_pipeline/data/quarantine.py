@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self, TextIO
 
-from anneal_pipeline.data.rows import BadRow
+from anneal_pipeline.data.rows import BROKEN_CONVERSATION, BadRow
 
 
 @dataclass
@@ -26,7 +26,12 @@ class Quarantine:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def add(self, row: BadRow) -> None:
+    def add(self, bad: BadRow) -> None:
+        """Write down the row and its companions, one line each."""
+        for row in bad.rows():
+            self._add(row)
+
+    def _add(self, row: BadRow) -> None:
         self.counts[row.reason] += 1
         self.first.setdefault(row.reason, row)
         entry = {
@@ -43,5 +48,6 @@ class Quarantine:
         return self.counts.total()
 
     def main_cause(self) -> BadRow:
-        """The first row of the most frequent reason."""
-        return self.first[self.counts.most_common(1)[0][0]]
+        """The first row of the most frequent reason of its own: companions follow from others."""
+        reasons = [reason for reason, _ in self.counts.most_common()]
+        return self.first[next(r for r in reasons if r != BROKEN_CONVERSATION)]

@@ -37,6 +37,9 @@ class DataReport:
     template_origin: str
     template_sha256: str
     num_rows_read: int
+    num_conversations_read: int
+    """As many as rows, but where `dataset.columns.conversationId` joins rows; a row that cannot be
+    read counts as one. Sides of the split are counted in conversations, drops in rows."""
     dropped: Mapping[str, int]
     """Rows left out, by reason; each of them is in quarantine.jsonl."""
     num_truncated: int
@@ -49,6 +52,13 @@ class DataReport:
     packing: PackingReport | None = None
     """Of the training rows, where the job packs them."""
     warnings: tuple[str, ...] = ()
+
+    def amount_read(self) -> str:
+        """How much was read, in words."""
+        rows = f"{self.num_rows_read} rows"
+        if self.num_conversations_read == self.num_rows_read:
+            return rows
+        return f"{rows} in {self.num_conversations_read} conversations"
 
     def write(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")

@@ -11,7 +11,6 @@ EMPTY_PROMPT = "empty-prompt"
 EMPTY_TEXT = "empty-text"
 INVALID_TOOLS = "invalid-tools"
 DAMAGED_TEXT = "damaged-text"
-BROKEN_CONVERSATION = "broken-conversation"
 
 
 class RowError(Exception):

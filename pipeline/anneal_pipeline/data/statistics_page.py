@@ -56,7 +56,7 @@ def _facts(statistics: Statistics) -> Iterator[tuple[str, str]]:
     yield "Layout", f"{report.layout}, read from the fields {fields}"
     own = "the model's own" if report.template_origin == "model" else "plain instruction style"
     yield "Chat template", f"{own} (SHA-256 {report.template_sha256[:12]})"
-    yield "Rows read", str(report.num_rows_read)
+    yield "Read", report.amount_read()
     yield "Rows dropped", f"{sum(report.dropped.values())}, each of them in quarantine.jsonl"
     yield "Rows cut", str(report.num_truncated)
     yield "Near-duplicates", f"{report.num_near_duplicates} rows, on one side of the split each"

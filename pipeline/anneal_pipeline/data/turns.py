@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from anneal_pipeline.data.conversation import (
@@ -15,9 +16,10 @@ from anneal_pipeline.data.conversation import (
     Conversation,
     Turn,
 )
-from anneal_pipeline.data.damage import require_sound_text
+from anneal_pipeline.data.damage import is_sound, require_sound_text
 from anneal_pipeline.data.layout import INSTRUCTION, PROMPT_COMPLETION, SHAREGPT, TEXT, Layout
 from anneal_pipeline.data.row_error import (
+    DAMAGED_TEXT,
     EMPTY_PROMPT,
     EMPTY_RESPONSE,
     EMPTY_TEXT,
@@ -27,7 +29,7 @@ from anneal_pipeline.data.row_error import (
     UNKNOWN_ROLE,
     RowError,
 )
-from anneal_pipeline.data.rows import BadRow, SourceRow, preview_of
+from anneal_pipeline.data.rows import BadRow, SourceRow, preview_of, with_companions
 from anneal_pipeline.data.tools import tool_calls, tool_definitions
 
 _SPEAKERS = {
@@ -50,41 +52,54 @@ _CALL_SPEAKER = "function_call"
 def to_conversation(
     rows: Sequence[SourceRow], layout: Layout, *, labels: Sequence[str] = ()
 ) -> Conversation | BadRow:
-    """Read the turns of a row, or of rows that are one conversation; what is wrong with one of them
-    becomes a BadRow.
+    """Read the turns of a row, or of rows that are one conversation.
+
+    What is wrong with one of them becomes a BadRow with the others as its companions.
 
     `labels` are the columns whose values the split needs; null is no value, in JSON as in Parquet.
     """
-    row = rows[0]
-    turns: list[Turn] = []
-    tools: list[Mapping[str, Any]] = []
-    text = None
+    read = []
+    for row in rows:
+        try:
+            read.append(_read(row, layout))
+        except RowError as error:
+            return with_companions(_bad(row, error), rows)
+    conversation = _joined(rows, read, labels=labels)
     try:
-        for row in rows:
-            read = _read(row, layout)
-            if any(_is_empty_answer(turn) for turn in read.turns):
-                raise RowError(EMPTY_RESPONSE, "has an assistant message without text")
-            # What stands at the head of every row is said once.
-            turns += [turn for turn in read.turns if turn.role != SYSTEM or turn not in turns]
-            tools += [tool for tool in read.tools if tool not in tools]
-            text = read.text
-        conversation = Conversation(
-            place=rows[0].place,
-            turns=_up_to_last_answer(turns) if text is None else (),
-            text=text,
-            tools=tuple(tools),
-            labels=_labels(rows, labels),
-        )
+        if conversation.text is None:
+            conversation = replace(conversation, turns=_up_to_last_answer(conversation.turns))
         require_sound_text(conversation)
     except RowError as error:
-        whole = "" if len(rows) == 1 else f"; with it goes its conversation, {len(rows)} rows"
-        return BadRow(
-            place=row.place,
-            reason=error.reason,
-            detail=f"{error.detail}{whole}",
-            preview=preview_of(row.fields),
-        )
+        for row, part in zip(rows, read, strict=True):
+            if error.reason == DAMAGED_TEXT and not is_sound(part):
+                return with_companions(_bad(row, error), rows)
+        return conversation.left_out(error.reason, error.detail)
     return conversation
+
+
+def _bad(row: SourceRow, error: RowError) -> BadRow:
+    return BadRow(
+        place=row.place, reason=error.reason, detail=error.detail, preview=preview_of(row.fields)
+    )
+
+
+def _joined(
+    rows: Sequence[SourceRow], read: Sequence[Conversation], *, labels: Sequence[str]
+) -> Conversation:
+    turns: list[Turn] = []
+    tools: list[Mapping[str, Any]] = []
+    for part in read:
+        # What stands at the head of every row is said once.
+        turns += [turn for turn in part.turns if turn.role != SYSTEM or turn not in turns]
+        tools += [tool for tool in part.tools if tool not in tools]
+    return Conversation(
+        place=rows[0].place,
+        turns=tuple(turns),
+        text=read[-1].text,
+        tools=tuple(tools),
+        labels=_labels(rows, labels),
+        joined=tuple(rows) if len(rows) > 1 else (),
+    )
 
 
 def _labels(rows: Sequence[SourceRow], names: Sequence[str]) -> dict[str, str]:
@@ -118,6 +133,8 @@ def _read(row: SourceRow, layout: Layout) -> Conversation:
             speaker="from" if is_sharegpt else "role",
             content="value" if is_sharegpt else "content",
         )
+    if any(_is_empty_answer(turn) for turn in turns):
+        raise RowError(EMPTY_RESPONSE, "has an assistant message without text")
     system = layout.value(fields, "system")
     if isinstance(system, str) and system.strip() and not (turns and turns[0].role == SYSTEM):
         turns.insert(0, Turn(SYSTEM, system))

@@ -17,9 +17,10 @@ class Work:
     observer: Observer
     _num_compared: int = 0
 
-    def read(self, row: int) -> None:
-        """The row of this number was read, in a pass over the files that began at 1."""
-        if row % ROWS_PER_REPORT == 0:
+    def read(self, row: int, *, num_new: int) -> None:
+        """The row of this number was read, in a pass over the files that began at 1, and with it
+        the `num_new - 1` before it."""
+        if row // ROWS_PER_REPORT > (row - num_new) // ROWS_PER_REPORT:
             self._report(row, unit="rows")
 
     def end_pass(self, num_rows: int) -> None:

@@ -16,6 +16,7 @@ from anneal_pipeline.training.row_places import row_places
 CHAT = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a tale"}]}
 
 NO_ANSWER = {"messages": [{"role": "user", "content": "hello?"}]}
+NO_OUTPUT = {"instruction": "hello?", "output": " "}
 
 
 def test_every_dropped_row_is_in_quarantine_with_its_place(bench: Bench) -> None:
@@ -84,6 +85,69 @@ def test_a_missing_file_is_named(bench: Bench) -> None:
     with pytest.raises(UserError, match=r"no\.jsonl") as caught:
         bench.prepare_files(DatasetFiles(train=(bench.root / "no.jsonl",)))
     assert caught.value.reason == "DatasetNotFound"
+
+
+def chats(count: int, **more: Any) -> list[dict[str, Any]]:
+    """Conversations of three rows each."""
+    return [
+        {"chat": n, "instruction": f"Ask {n} {k}", "output": f"Told {n} {k}.", **more}
+        for n in range(count)
+        for k in range(3)
+    ]
+
+
+JOINED = {"columns": {"conversationId": "chat"}, "split": {"train": 1.0, "validation": 0.0}}
+
+
+def test_every_row_of_a_dropped_conversation_is_in_quarantine(bench: Bench) -> None:
+    rows = chats(9)
+    rows[4]["output"] = ""
+    repeated = [{**row, "chat": "again"} for row in rows[6:9]]
+    longer = [{"chat": "long", "instruction": "x" * 200, "output": "y"} for _ in range(2)]
+    data = bench.prepare([*rows, *repeated, *longer], dataset=JOINED)
+    assert [(row["line"], row["reason"]) for row in bench.quarantine()] == [
+        (4, "broken-conversation"),
+        (5, "empty-response"),
+        (6, "broken-conversation"),
+        *[(line, "duplicate") for line in (28, 29, 30)],
+        *[(line, "too-long") for line in (31, 32)],
+    ]
+    assert all(row["file"] == "support.jsonl" and row["preview"] for row in bench.quarantine())
+    assert bench.quarantine()[3]["detail"] == (
+        "is of the conversation in rows 28 to 30, which repeats row 7 of support.jsonl"
+    )
+    report = data.report
+    assert (report.num_rows_read, report.num_conversations_read) == (32, 11)
+    assert sum(report.dropped.values()) == len(bench.quarantine()) == 8
+    assert len(data.train) == 8
+    assert report.amount_read() == "32 rows in 11 conversations"
+
+
+@pytest.mark.parametrize(
+    ("limit", "fails"), [pytest.param(0.5, False, id="at"), pytest.param(0.49, True, id="over")]
+)
+def test_the_share_of_dropped_rows_counts_rows_and_not_conversations(
+    bench: Bench, *, limit: float, fails: bool
+) -> None:
+    """Half of the rows, but three in four conversations."""
+    rows = [*chats(1), *[{"chat": 7 + n, **NO_OUTPUT} for n in range(3)]]
+    dataset = {**JOINED, "filters": {"maxDropShare": limit}}
+    if not fails:
+        assert len(bench.prepare(rows, dataset=dataset).train) == 1
+        return
+    with pytest.raises(UserError, match="3 of 6 rows are like it, and 3 are dropped in all"):
+        bench.prepare(rows, dataset=dataset)
+
+
+def test_the_cause_is_named_where_its_companions_are_more(bench: Bench) -> None:
+    rows = chats(2)
+    rows[1]["output"] = rows[4]["output"] = ""
+    with pytest.raises(
+        UserError,
+        match=r"^Row 2 of support\.jsonl has an assistant message without text; 2 of 6 rows are "
+        r"like it, and 6 are dropped in all",
+    ):
+        bench.prepare(rows, dataset=JOINED)
 
 
 SCOLDING = (

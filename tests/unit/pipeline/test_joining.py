@@ -78,14 +78,42 @@ def test_a_conversation_that_goes_on_further_down_is_refused_with_the_place(
     assert caught.value.reason == "DatasetRowsInvalid"
 
 
+def entries(rows: list[Conversation | BadRow]) -> list[tuple[int, str, str]]:
+    bad = [row for row in rows if isinstance(row, BadRow)]
+    return [(part.place.line, part.reason, part.detail) for row in bad for part in row.rows()]
+
+
 def test_a_bad_row_takes_its_conversation_with_it(tmp_path: Path) -> None:
     no_answer = {"chat": "a", "instruction": "2", "output": " "}
     lines = [exchange("a", "1"), no_answer, exchange("a", "2"), exchange("b", "3")]
-    bad, good = read(tmp_path, lines)
-    assert isinstance(bad, BadRow)
-    assert (bad.reason, bad.place.line) == ("empty-response", 2)
-    assert bad.detail.endswith("with it goes its conversation, 3 rows")
-    assert said(good) == ["3", "3!"]
+    rows = read(tmp_path, lines)
+    cause = "has an assistant message without text"
+    assert entries(rows) == [
+        (1, "broken-conversation", f"is of a conversation whose row 2 {cause}"),
+        (2, "empty-response", cause),
+        (3, "broken-conversation", f"is of a conversation whose row 2 {cause}"),
+    ]
+    assert said(rows[-1]) == ["3", "3!"]
+
+
+def test_the_row_with_damaged_text_is_the_one_that_is_named(tmp_path: Path) -> None:
+    lines = [exchange("a", "1"), exchange("a", "2\ufffd"), exchange("a", "3")]
+    assert [entry[:2] for entry in entries(read(tmp_path, lines))] == [
+        (1, "broken-conversation"),
+        (2, "damaged-text"),
+        (3, "broken-conversation"),
+    ]
+
+
+def test_what_is_wrong_with_the_whole_is_said_of_each_row(tmp_path: Path) -> None:
+    lines = [
+        {"chat": "a", "messages": [{"role": "user", "content": text}]} for text in ("one", "two")
+    ]
+    rows = read(tmp_path, lines)
+    detail = "is of the conversation in rows 1 to 2, which has no assistant message"
+    assert entries(rows) == [(n, "no-assistant-message", detail) for n in (1, 2)]
+    previews = [part.preview for row in rows if isinstance(row, BadRow) for part in row.rows()]
+    assert ["one" in previews[0], "two" in previews[1]] == [True, True]
 
 
 def test_an_unreadable_line_within_a_conversation_breaks_it(tmp_path: Path) -> None:
@@ -98,11 +126,13 @@ def test_an_unreadable_line_within_a_conversation_breaks_it(tmp_path: Path) -> N
         exchange("c", "4"),
     ]
     rows = read(tmp_path, lines)
-    assert [row.reason for row in rows if isinstance(row, BadRow)] == [
-        "invalid-json",
-        "broken-conversation",
-        "invalid-json",
+    assert [entry[:2] for entry in entries(rows)] == [
+        (2, "invalid-json"),
+        (1, "broken-conversation"),
+        (3, "broken-conversation"),
+        (5, "invalid-json"),
     ]
+    assert "whose row 2 is not valid JSON" in entries(rows)[1][2]
     assert [said(row) for row in rows if isinstance(row, Conversation)] == [
         ["3", "3!"],
         ["4", "4!"],
