@@ -157,6 +157,11 @@ class DatasetConfig(Schema):
             rule=f"!has(self.revision) || ({_ON_THE_HUB})",
             message="dataset.revision has an effect on hf:// datasets only; remove it",
         ),
+        CelRule(
+            rule="self.encoding == 'auto' || !(self.format in ['parquet', 'datasets'])",
+            message="encoding has no effect on the formats parquet and datasets, whose text is "
+            "always UTF-8; remove it",
+        ),
     )
 
     uri: Uri | None = None
@@ -169,6 +174,21 @@ class DatasetConfig(Schema):
     and refused where nothing is on the hub."""
     format: Literal["auto", "json", "jsonl", "csv", "parquet", "datasets"] = "auto"
     """File format; auto goes by the file name."""
+    encoding: Literal[
+        "auto",
+        "utf-8",
+        "utf-16",
+        "latin-1",
+        "cp1250",
+        "cp1251",
+        "cp1252",
+        "shift_jis",
+        "gb18030",
+        "big5",
+        "euc-kr",
+    ] = "auto"
+    """Encoding of JSON, JSONL and CSV files; auto tells UTF-8 and UTF-16. A spreadsheet in western
+    Europe writes cp1252. Refused for Parquet and datasets folders."""
     layout: Literal[
         "auto", "messages", "prompt-completion", "instruction", "sharegpt", "text", "tools"
     ] = "auto"
@@ -218,5 +238,14 @@ class DatasetConfig(Schema):
         if self.revision is not None and not on_the_hub:
             raise ValueError(
                 f"revision has no effect on {', '.join(uris)}, which is no hf:// dataset; remove it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _only_text_has_an_encoding(self) -> Self:
+        if self.encoding != "auto" and self.format in ("parquet", "datasets"):
+            raise ValueError(
+                f"encoding {self.encoding} has no effect on the format {self.format}, whose text "
+                "is always UTF-8; remove it"
             )
         return self

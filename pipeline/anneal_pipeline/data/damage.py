@@ -55,7 +55,7 @@ def _damage_of(text: str) -> str | None:
         if meant:
             return (
                 f"has UTF-8 that was read as Latin-1 ({run.group()!r} stands for {meant!r}); "
-                "export the file anew as UTF-8"
+                "export the file anew as UTF-8, or correct dataset.encoding if it is set"
             )
     return None
 

@@ -16,6 +16,7 @@ from anneal_pipeline.data.packing import describe_packing
 from anneal_pipeline.data.prepared import TOKENS_NAME, SplitBuilder
 from anneal_pipeline.data.quarantine import Quarantine
 from anneal_pipeline.data.report import REPORT_NAME, DataReport, describe_split
+from anneal_pipeline.data.rows import INVALID_ENCODING
 from anneal_pipeline.data.source import Source
 from anneal_pipeline.data.statistics import statistics_of
 from anneal_pipeline.data.statistics_page import write_pages
@@ -27,6 +28,7 @@ FEW_ROWS = 500
 """Fewer training rows than this get a warning."""
 
 _ADVICE = {
+    INVALID_ENCODING: "name the encoding of the file in dataset.encoding",
     TOO_LONG: "raise training.sequenceLength or set dataset.filters.overlength",
     DUPLICATE: "remove the repetitions or set dataset.filters.deduplicate to off",
     NEAR_DUPLICATE: "remove the repetitions or set dataset.filters.deduplicate to exact",

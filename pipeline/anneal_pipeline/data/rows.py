@@ -81,14 +81,22 @@ def with_companions(bad: BadRow, rows: Sequence[SourceRow]) -> BadRow:
     return replace(bad, companions=companions)
 
 
-def not_utf8(data: bytes, *, place: Place, what: str) -> BadRow:
-    """Bytes that are not UTF-8, and what they look like if they are of an older encoding."""
-    text = data.decode("cp1252", "replace").strip()
-    bad = next((i for i, char in enumerate(text) if not char.isascii()), 0)
-    shown = text[max(0, bad - 12) : bad + 12]
+def undecodable(data: bytes, *, place: Place, what: str, encoding: str) -> BadRow:
+    """Bytes that are not of the file's encoding, on its way to UTF-8; and where the job names none,
+    what they look like if they are of an older one."""
+    if encoding in ("auto", "utf-8"):
+        text = data.decode("cp1252", "replace").strip()
+        bad = next((i for i, char in enumerate(text) if not char.isascii()), 0)
+        shown = text[max(0, bad - 12) : bad + 12]
+        cause = (
+            f"not valid UTF-8 (as Latin-1 it reads {shown!r}); set dataset.encoding (to cp1252 if "
+            "that reads right), or save the file as UTF-8"
+        )
+    else:
+        cause = f"not valid {encoding}; correct dataset.encoding, or save the file as UTF-8"
     return BadRow(
         place=place,
         reason=INVALID_ENCODING,
-        detail=f"{what} not valid UTF-8 (as Latin-1 it reads {shown!r}); save the file as UTF-8",
+        detail=f"{what} {cause}",
         preview=preview_of(data.decode("utf-8", "replace").strip()),
     )

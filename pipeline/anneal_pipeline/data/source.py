@@ -52,10 +52,13 @@ class Source:
                     yield split, self._read(group)
 
     def _open(self, path: Path) -> Iterator[SourceRow | BadRow]:
-        chosen = format_of(path) if self.config.format == "auto" else self.config.format
+        encoding = self.config.encoding
+        chosen = self.config.format
+        if chosen == "auto":
+            chosen = format_of(path, encoding=encoding)
         if chosen not in self.formats:
             self.formats.append(chosen)
-        return _read_as(self.files.names()[path], path, wanted=chosen)
+        return _read_as(self.files.names()[path], path, wanted=chosen, encoding=encoding)
 
     def _recognised(self) -> Layout | None:
         """The layout of the first training rows that can be read; None where none can."""
@@ -84,7 +87,7 @@ def _readable(rows: Iterable[SourceRow | BadRow]) -> Iterator[SourceRow]:
     return (row for row in rows if isinstance(row, SourceRow))
 
 
-def _read_as(name: str, path: Path, *, wanted: str) -> Iterator[SourceRow | BadRow]:
+def _read_as(name: str, path: Path, *, wanted: str, encoding: str) -> Iterator[SourceRow | BadRow]:
     """The rows of a file, whose places call it `name`."""
-    for row in read_rows(path, wanted=wanted):
+    for row in read_rows(path, wanted=wanted, encoding=encoding):
         yield row if row.place.file == name else replace(row, place=replace(row.place, file=name))

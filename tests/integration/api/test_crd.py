@@ -89,6 +89,12 @@ REFUSED = [
         "must not be greater than training.batchSize",
         id="more ranks than rows of a batch",
     ),
+    pytest.param(
+        "dataset",
+        {"uri": "s3://a/b", "format": "parquet", "encoding": "cp1252"},
+        "encoding",
+        id="encoding of Parquet",
+    ),
     pytest.param("tracking.gate", {}, "at least one of", id="gate without a bound"),
     pytest.param(
         "model",

@@ -2,8 +2,9 @@
 
 The leaves come from the generated CRDs. A leaf of a FineTuneJob stands in CONSUMERS with the place
 that reads it, which is looked up in the syntax tree of that file, or a value other than its default
-is refused as not implemented. A leaf of a FineTuneProfile must change what the operator decides or
-makes; the manifests are compared.
+is refused as not implemented. That a field is read does not prove that it has an effect: this is
+for the tests of its reader. Here it is found when nothing looks at a field any more. A leaf of a
+FineTuneProfile must change what the operator decides or makes; the manifests are compared.
 """
 
 import ast
@@ -47,7 +48,10 @@ FILES: dict[str, dict[str, str]] = {
     },
     # Rows of neither of the other sides are trained on; the sum is what makes `train` count.
     f"{PIPELINE}/config/dataset.py": {"dataset.split.train": "self.train"},
-    f"{PIPELINE}/data/source.py": {"dataset.format": "config.format"},
+    f"{PIPELINE}/data/source.py": {
+        "dataset.format": "config.format",
+        "dataset.encoding": "config.encoding",
+    },
     f"{PIPELINE}/data/layout.py": {
         "dataset.layout": "config.layout",
         "dataset.columns.messages": "columns.messages",
@@ -283,6 +287,7 @@ def test_every_field_of_a_job_is_read_or_refused(path: str) -> None:
 
 
 CHOICES = {
+    "dataset.encoding",
     "dataset.format",
     "dataset.layout",
     "training.schedule",

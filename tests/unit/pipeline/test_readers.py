@@ -79,6 +79,8 @@ DAMAGED = [
     pytest.param("rows.jsonl.gz", gzip.compress(TEXT.encode() * 99)[:-9], "cannot", id="cut gzip"),
     pytest.param("rows.json", b'[{"a": 1}, {"a": ', "behind row 1", id="cut JSON"),
     pytest.param("rows.json", b'[{"a": "\xe4"}]', "not valid JSON", id="Latin-1 JSON"),
+    pytest.param("rows.json", b'[{"a": "\xe4"}]', "set dataset.encoding", id="JSON, next step"),
+    pytest.param("rows.csv", b"gr\xf6\xdfe,b\n1,2\n", "set dataset.encoding", id="Latin-1 header"),
     pytest.param("rows.csv", b"a,b,a\n1,2,3\n", "column 'a' twice", id="columns of one name"),
     pytest.param("rows.csv", b'"a,b\n' + b"1,2\n" * 70_000, "cannot be", id="a quote left open"),
     pytest.param("rows.txt", b"hello there\n", "does not tell its format", id="no format at all"),
@@ -105,6 +107,7 @@ def test_latin_1_is_named_as_what_it_is(tmp_path: Path) -> None:
     assert (bad.reason, bad.place.line) == (INVALID_ENCODING, 2)
     assert "as Latin-1 it reads" in bad.detail
     assert "Gr\u00f6\u00dfe" in bad.detail
+    assert "set dataset.encoding (to cp1252 if that reads right)" in bad.detail
 
 
 FIELDS = [{"q": "\u00e4", "a": "x"}, {"q": "two\nlines", "a": "y, z"}, {"q": "3"}]

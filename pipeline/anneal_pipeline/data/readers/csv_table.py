@@ -22,23 +22,25 @@ from anneal_pipeline.data.rows import (
     BadRow,
     Place,
     SourceRow,
-    not_utf8,
     preview_of,
+    undecodable,
 )
 from anneal_pipeline.errors import DATASET_UNREADABLE, UserError
 
 _DELIMITERS = (",", ";", "\t")
+_LOST = "\ufffd"
+"""What decoding puts where bytes are of another encoding."""
 _BLOCK_BYTES = 1 << 22
 """A row of more than two blocks cannot be read; Arrow holds up to 32 of them at a time."""
 
 
-def read_csv(path: Path) -> Iterator[SourceRow | BadRow]:
-    with open_utf8(path) as stream, damage_named(path):
+def read_csv(path: Path, *, encoding: str) -> Iterator[SourceRow | BadRow]:
+    with open_utf8(path, encoding=encoding) as stream, damage_named(path):
         start = stream.peek(_BLOCK_BYTES)
         if not start.partition(b"\n")[0].strip():
             return
         delimiter, columns = _header_of(start)
-        _require_distinct(columns, path=path)
+        _require_names(columns, path=path)
         bad: list[arrow_csv.InvalidRow] = []
 
         def skip(row: arrow_csv.InvalidRow) -> str:
@@ -66,9 +68,9 @@ def read_csv(path: Path) -> Iterator[SourceRow | BadRow]:
             raise UserError(
                 DATASET_UNREADABLE,
                 f"{path.name} has a first row, which must name the columns, that cannot be told "
-                "apart into names; write it anew with quotes closed and in UTF-8",
+                "apart into names; close its quotes, and set dataset.encoding if it is not UTF-8",
             )
-        yield from _rows(reader, bad, path=path)
+        yield from _rows(reader, bad, path=path, encoding=encoding)
 
 
 def _header_of(start: bytes) -> tuple[str, list[str]]:
@@ -87,7 +89,14 @@ def _first_row(text: str, *, delimiter: str) -> list[str]:
         return []
 
 
-def _require_distinct(names: list[str], *, path: Path) -> None:
+def _require_names(names: list[str], *, path: Path) -> None:
+    garbled = next((name for name in names if _LOST in name), None)
+    if garbled is not None:
+        raise UserError(
+            DATASET_UNREADABLE,
+            f"{path.name} has the column {garbled!r} in its first row, which is not valid UTF-8; "
+            "set dataset.encoding, or save the file as UTF-8",
+        )
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
         raise UserError(
@@ -98,7 +107,11 @@ def _require_distinct(names: list[str], *, path: Path) -> None:
 
 
 def _rows(
-    batches: Iterator[pa.RecordBatch], bad: list[arrow_csv.InvalidRow], *, path: Path
+    batches: Iterator[pa.RecordBatch],
+    bad: list[arrow_csv.InvalidRow],
+    *,
+    path: Path,
+    encoding: str,
 ) -> Iterator[SourceRow | BadRow]:
     """Rows in the order of the file: Arrow tells of the bad ones of a block before its rows."""
     number = 2
@@ -108,7 +121,7 @@ def _rows(
                 yield _wrong_count(bad.pop(0), path=path)
                 number += 1
             if any(value is not None for value in cells.values()):
-                yield _row(cells, place=Place(file=path.name, line=number))
+                yield _row(cells, place=Place(file=path.name, line=number), encoding=encoding)
             number += 1
     for row in bad:
         yield _wrong_count(row, path=path)
@@ -123,7 +136,7 @@ def _wrong_count(row: arrow_csv.InvalidRow, *, path: Path) -> BadRow:
     )
 
 
-def _row(cells: dict[str, bytes | None], *, place: Place) -> SourceRow | BadRow:
+def _row(cells: dict[str, bytes | None], *, place: Place, encoding: str) -> SourceRow | BadRow:
     fields: dict[str, Any] = {}
     for name, value in cells.items():
         if value is None:
@@ -131,5 +144,6 @@ def _row(cells: dict[str, bytes | None], *, place: Place) -> SourceRow | BadRow:
         try:
             fields[name] = value.decode("utf-8")
         except UnicodeDecodeError:
-            return not_utf8(value, place=place, what=f"has a cell in column {name} that is")
+            what = f"has a cell in column {name} that is"
+            return undecodable(value, place=place, what=what, encoding=encoding)
     return SourceRow(place=place, fields=fields)

@@ -20,16 +20,18 @@ from anneal_pipeline.errors import DATASET_UNREADABLE, UserError
 _HEAD_BYTES = 1 << 16
 
 
-def read_json(path: Path) -> Iterator[SourceRow | BadRow]:
+def read_json(path: Path, *, encoding: str) -> Iterator[SourceRow | BadRow]:
     """Read a .json file, which may hold an array, one object, or JSON lines by another name."""
-    with open_utf8(path) as stream:
+    with open_utf8(path, encoding=encoding) as stream:
         head = stream.peek(_HEAD_BYTES).lstrip()
         first_line = head.partition(b"\n")[0]
     if not head:
         return iter(())
     if head.startswith(b"["):
-        return _values(path, prefix="item")
-    return read_jsonl(path) if _is_value(first_line) else _values(path, prefix="")
+        return _values(path, prefix="item", encoding=encoding)
+    if _is_value(first_line):
+        return read_jsonl(path, encoding=encoding)
+    return _values(path, prefix="", encoding=encoding)
 
 
 def _is_value(line: bytes) -> bool:
@@ -41,9 +43,9 @@ def _is_value(line: bytes) -> bool:
     return True
 
 
-def _values(path: Path, *, prefix: str) -> Iterator[SourceRow | BadRow]:
+def _values(path: Path, *, prefix: str, encoding: str) -> Iterator[SourceRow | BadRow]:
     number = 0
-    with open_utf8(path) as stream:
+    with open_utf8(path, encoding=encoding) as stream:
         values = ijson.items(stream, prefix, use_float=True, multiple_values=not prefix)
         try:
             for number, value in enumerate(values, start=1):
@@ -53,6 +55,6 @@ def _values(path: Path, *, prefix: str) -> Iterator[SourceRow | BadRow]:
             raise UserError(
                 DATASET_UNREADABLE,
                 f"{path.name} is not valid JSON behind row {number} ({cause}); correct it there, "
-                "and save it as UTF-8, or write one object per line (JSONL), where a damaged row "
-                "does not hide the others",
+                "set dataset.encoding if it is not UTF-8, or write one object per line (JSONL), "
+                "where a damaged row does not hide the others",
             ) from error

@@ -17,24 +17,24 @@ from anneal_pipeline.data.rows import (
     BadRow,
     Place,
     SourceRow,
-    not_utf8,
     preview_of,
+    undecodable,
 )
 
 
-def read_jsonl(path: Path) -> Iterator[SourceRow | BadRow]:
-    with open_utf8(path) as lines:
+def read_jsonl(path: Path, *, encoding: str) -> Iterator[SourceRow | BadRow]:
+    with open_utf8(path, encoding=encoding) as lines:
         for number, line in enumerate(lines, start=1):
             data = line.strip()
             if data:
-                yield _parse(data, place=Place(file=path.name, line=number))
+                yield _parse(data, place=Place(file=path.name, line=number), encoding=encoding)
 
 
-def _parse(data: bytes, *, place: Place) -> SourceRow | BadRow:
+def _parse(data: bytes, *, place: Place, encoding: str) -> SourceRow | BadRow:
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
-        return not_utf8(data, place=place, what="is")
+        return undecodable(data, place=place, what="is", encoding=encoding)
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -1,7 +1,7 @@
 """The bytes of a dataset file: uncompressed and in UTF-8, whatever is on the disk.
 
-Compression goes by the first bytes, not by the name, and so does the encoding: UTF-8 with or
-without byte order mark, UTF-16 with one or recognised by its zero bytes.
+Compression goes by the first bytes, not by the name, and so does the encoding where the job names
+none: UTF-8 with or without byte order mark, UTF-16 with one or recognised by its zero bytes.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from anneal_pipeline.data.readers.encodings import AUTO, UTF_8, UTF_16, to_utf8
 from anneal_pipeline.errors import DATASET_UNREADABLE, UserError
 
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
@@ -24,6 +25,9 @@ _REFUSED = {
     b"\xd0\xcf\x11\xe0": "an old Excel file",
 }
 _BUFFER_BYTES = 1 << 20
+_UTF_8_MARKED = "utf-8-sig"
+_UTF_16_LE, _UTF_16_BE = "utf-16-le", "utf-16-be"
+_UTF_16 = (UTF_16, _UTF_16_LE, _UTF_16_BE)
 
 
 def compression_of(path: Path) -> str | None:
@@ -40,18 +44,25 @@ def compression_of(path: Path) -> str | None:
 
 
 @contextmanager
-def open_utf8(path: Path) -> Iterator[io.BufferedReader]:
-    """The file's content as UTF-8 without byte order mark; damage becomes a `UserError`."""
+def open_utf8(path: Path, *, encoding: str = AUTO) -> Iterator[io.BufferedReader]:
+    """The file's content as UTF-8 without byte order mark; damage becomes a `UserError`.
+
+    Bytes that are not of the encoding are no UTF-8 here either, but in UTF-16, which they end.
+    """
     with damage_named(path):
         compression = compression_of(path)
         raw = pa.input_stream(str(path), compression=compression)
-        encoding = _encoding_of(raw.read(4))
+        found = _encoding_of(raw.read(4))
         raw.close()
+        if encoding != AUTO:
+            found = _declared(encoding, found=found, path=path)
         raw = pa.input_stream(str(path), compression=compression)
-        if encoding == "utf-8-sig":
+        if found == _UTF_8_MARKED:
             raw.read(len(codecs.BOM_UTF8))
-        elif encoding != "utf-8":
-            raw = pa.transcoding_input_stream(raw, encoding, "utf-8")
+        elif found in _UTF_16:
+            raw = pa.transcoding_input_stream(raw, found, UTF_8)
+        elif found != UTF_8:
+            raw = pa.TransformInputStream(raw, to_utf8(found))
         with io.BufferedReader(raw, _BUFFER_BYTES) as stream:
             yield stream
 
@@ -62,7 +73,9 @@ def damage_named(path: Path) -> Iterator[None]:
     try:
         yield
     except UnicodeError as error:
-        raise _unreadable(path, f"its UTF-16 breaks off ({error})") from error
+        raise _unreadable(
+            path, f"its text breaks off, or is not in the encoding it is read in ({error})"
+        ) from error
     except pa.ArrowException as error:
         raise _unreadable(path, str(error)) from error
     except OSError as error:
@@ -82,11 +95,25 @@ def _unreadable(path: Path, cause: str) -> UserError:
 
 def _encoding_of(start: bytes) -> str:
     if start.startswith(codecs.BOM_UTF8):
-        return "utf-8-sig"
+        return _UTF_8_MARKED
     if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return "utf-16"
+        return UTF_16
     if len(start) == 4 and start[1] == start[3] == 0 and start[0] and start[2]:
-        return "utf-16-le"
+        return _UTF_16_LE
     if len(start) == 4 and start[0] == start[2] == 0 and start[1] and start[3]:
-        return "utf-16-be"
-    return "utf-8"
+        return _UTF_16_BE
+    return UTF_8
+
+
+def _declared(encoding: str, *, found: str, path: Path) -> str:
+    """How to read a file that the job says is of `encoding`; `found` is what its start tells."""
+    marked = {_UTF_8_MARKED: UTF_8, UTF_16: UTF_16}.get(found)
+    if marked not in (None, encoding):
+        raise UserError(
+            DATASET_UNREADABLE,
+            f"{path.name} begins with the byte order mark of {marked}, but dataset.encoding is "
+            f"{encoding}; remove dataset.encoding, or save the file as {encoding}",
+        )
+    if encoding == UTF_16:
+        return found if found in _UTF_16 else _UTF_16_LE
+    return found if marked else encoding
