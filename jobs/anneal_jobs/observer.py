@@ -229,7 +229,9 @@ def throughput_line(report: StepReport) -> str:
         f"lr={report.learning_rate:.3g} grad_norm={report.grad_norm:.3g} "
         f"tokens_per_second={report.tokens_per_second:.0f} "
         f"trained_tokens_per_second={_trained_rate(report):.0f} "
-        f"step_seconds={report.step_seconds:.3g} "
+        f"step_seconds={report.step_seconds:.3g} data_seconds={report.data_seconds:.3g} "
+        f"gradient_seconds={report.gradient_seconds:.3g} "
+        f"update_seconds={report.update_seconds:.3g} "
         f"memory_megabytes={report.memory_bytes / 1e6:.0f} eta_seconds={report.eta_seconds:.0f}"
         + ("" if report.mean_rank is None else f" mean_rank={report.mean_rank:.3g}")
     )
@@ -249,6 +251,9 @@ def _step_metrics(report: StepReport) -> dict[str, float]:
         "train/tokens_per_second": report.tokens_per_second,
         "train/trained_tokens_per_second": _trained_rate(report),
         "train/step_seconds": report.step_seconds,
+        "train/data_seconds": report.data_seconds,
+        "train/gradient_seconds": report.gradient_seconds,
+        "train/update_seconds": report.update_seconds,
         "train/memory_megabytes": report.memory_bytes / 1e6,
         "train/eta_seconds": report.eta_seconds,
     }

@@ -55,6 +55,7 @@ def make_trainer(opened: Opened, *, on_milestone: Callable[[int, RunState], None
             ranks=inputs.ranks,
         ),
         recovery=_recovery(opened, collate=collate, saver=saver, best=best, events=events),
+        planned=opened.planned,
         reporter=StepReporter(
             plan=opened.plan,
             allocator=opened.optimizer.allocator,

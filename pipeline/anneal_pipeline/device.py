@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import resource
+from pathlib import Path
 
 import torch
 
 from anneal_pipeline.errors import QUANTIZATION_UNAVAILABLE, UserError
-from anneal_pipeline.memory.room import resident_bytes
+from anneal_pipeline.memory.room import PROC, resident_bytes
 
 _DTYPES = {
     "float32": torch.float32,
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
+
+
+_BFLOAT16_WORDS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+"""What x86 and ARM call their instructions for it in /proc/cpuinfo."""
+
+
+def cpu_has_bfloat16(proc: Path = PROC) -> bool | None:
+    """Whether the CPU multiplies bfloat16 in hardware; None where nothing tells."""
+    path = proc / "cpuinfo"
+    if not path.is_file():
+        return None
+    return not _BFLOAT16_WORDS.isdisjoint(path.read_text().split())
 
 
 def choose_device(local_rank: int) -> torch.device:

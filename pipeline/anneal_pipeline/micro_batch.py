@@ -17,10 +17,11 @@ import torch
 from peft import PeftModel
 
 from anneal_pipeline.config.pipeline import PipelineConfig
+from anneal_pipeline.config.steps import auto_micro_batch_size
 from anneal_pipeline.errors import DOES_NOT_FIT, StopRequestedError, UserError
 from anneal_pipeline.memory.allocator import return_freed_blocks
 from anneal_pipeline.memory.estimate import Estimate, LighterBase, Wish, estimate, planning
-from anneal_pipeline.memory.fit import PlanOf, Setting, choose
+from anneal_pipeline.memory.fit import PlanOf, Setting, choose, largest_rows
 from anneal_pipeline.memory.full_batch import full_batch
 from anneal_pipeline.memory.lighter import lighter_bases
 from anneal_pipeline.memory.plan import MemoryPlan, size_text
@@ -35,6 +36,7 @@ from anneal_pipeline.observer import (
     STAGE_MODEL,
     Observer,
 )
+from anneal_pipeline.training.diagnoses.facts import Planned
 from anneal_pipeline.training.loss import LogitsPath
 from anneal_pipeline.training.memory import free_memory, is_out_of_memory
 from anneal_pipeline.training.out_of_memory import suggest_less_memory
@@ -86,6 +88,32 @@ class MicroBatch:
         rows, is_short = self.ranks.share(lambda: self._planned(folder, form=form, room=room))
         self._be_short(is_short)
         return rows
+
+    @property
+    def planned(self) -> Planned | None:
+        """What was planned; None on other ranks, without a plan, and where a run is taken up."""
+        found = self._found
+        if found is None:
+            return None
+        return Planned(
+            num_bytes=found.needed,
+            rows=found.setting.rows,
+            rows_with_room=self._rows_with_room(found),
+        )
+
+    def _rows_with_room(self, found: Estimate) -> int:
+        """Asked for the one row that a job wants on a GPU: what is left to us is as much anyway."""
+        on_gpu, rows = self.ranks.device.type == "cuda", found.setting.rows
+        if not on_gpu or found.wanted.rows > 1 or found.is_step_short or found.room.free is None:
+            return rows
+        share = self._wish.share
+        usual = auto_micro_batch_size(
+            self.config.training.batch_size, world_size=self.ranks.world_size
+        )
+        most = replace(found.setting, rows=usual)
+        plan_of, room = self._plan_of, found.room.free
+        larger = largest_rows(most, share=share, room=room, plan_of=plan_of)
+        return rows if larger is None else larger.rows
 
     def correct(self, path: LogitsPath, *, model: PeftModel) -> int | None:
         """The same after a pass was measured; None where there was no need to."""

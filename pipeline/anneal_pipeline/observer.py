@@ -64,6 +64,12 @@ class StepReport:
     """Tokens of this step over all ranks, padding left out."""
     num_trained_tokens: int
     step_seconds: float
+    data_seconds: float
+    """Of it, choosing rows and laying them out."""
+    gradient_seconds: float
+    """Of it, forward and backward passes with the ranks' sums, on the clock of the first rank."""
+    update_seconds: float
+    """Of it, moving the adapters; no device is waited for."""
     tokens_per_second: float
     eta_seconds: float
     """Of the training stage, from the mean step time of this attempt."""

@@ -40,6 +40,7 @@ from anneal_pipeline.observer import (
     Observer,
 )
 from anneal_pipeline.reading import Reading
+from anneal_pipeline.training.diagnoses.facts import Planned
 from anneal_pipeline.training.eight_bit import check_optimizer
 from anneal_pipeline.training.loss import LogitsPath
 from anneal_pipeline.training.optimizer import AdapterOptimizer
@@ -87,6 +88,7 @@ class Opened:
     evaluator: Evaluator
     optimizer: AdapterOptimizer
     state: RunState
+    planned: Planned | None
     resumed_from: str | None = None
 
     def checkpoint_info(self, state: RunState) -> CheckpointInfo:
@@ -152,6 +154,7 @@ def open_inputs(inputs: Inputs) -> Opened:
             facts=_facts(inputs, tuned, micro_batch_size=rows),
             is_memory_short=micro_batch.is_short,
         ),
+        planned=micro_batch.planned,
     )
     if saved is not None:
         _take_up(opened, saved)

@@ -8,7 +8,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from anneal_pipeline.assembly import make_trainer
+from anneal_pipeline.data.files import TRAIN
+from anneal_pipeline.data.prepared import read_rows
 from anneal_pipeline.evaluation.compare import Comparison
+from anneal_pipeline.evaluation.perplexity import LOSS
 from anneal_pipeline.evaluation.questions import check_prompts
 from anneal_pipeline.evaluation.report import BASE, TUNED
 from anneal_pipeline.export.adapter import verify_adapter, write_adapter, write_artifact_manifest
@@ -20,6 +23,8 @@ from anneal_pipeline.observer import (
     STAGE_MODEL,
 )
 from anneal_pipeline.opening import Inputs, Opened, open_inputs
+from anneal_pipeline.training.diagnoses.held_out import against_base
+from anneal_pipeline.training.diagnoses.vocabulary import of_vocabulary
 from anneal_pipeline.training.loop import Trainer
 from anneal_pipeline.training.positions import check_lengths, learned_positions
 from anneal_pipeline.training.schedule import learning_rate
@@ -57,6 +62,7 @@ class Run:
         self._begin(STAGE_EVALUATION)
         if not self.comparison.measure(TUNED, state=self.state, stage=STAGE_EVALUATION):
             return False
+        self._compare_with_base()
         folder = self.inputs.workspace / "evaluation"
         ranks, observer = self.inputs.ranks, self.inputs.observer
         ranks.first_does(lambda: self.comparison.write_report(folder, state=self.state))
@@ -65,6 +71,19 @@ class Run:
         if ranks.is_first:
             observer.on_output(folder)
         return True
+
+    def _compare_with_base(self) -> None:
+        state, watch = self.state, self.trainer.watch
+        base, tuned = (self.comparison.metrics(subject, state=state) for subject in (BASE, TUNED))
+        is_same = watch.split == self.opened.data.held_out
+        found = against_base(
+            base,
+            tuned,
+            config=self.inputs.config,
+            losses=[loss for _, loss in state.losses],
+            watched=watch.points(LOSS, state=state) if is_same else (),
+        )
+        self.trainer.events.diagnose(found, state=state)
 
     def export(self) -> tuple[Path, str | None]:
         """Write `artifacts/`; its digest is known on the first rank."""
@@ -129,7 +148,7 @@ def _check_rows(opened: Opened) -> None:
     The job's own prompts come after training, and are looked at now.
     """
     model, splits = opened.tuned.model, opened.data.splits.values()
-    check_token_ids(splits, num_embeddings=model.get_input_embeddings().weight.shape[0])
+    check_token_ids(splits, num_embeddings=_num_embeddings(opened))
     check_prompts(
         opened.inputs.config.evaluation.prompts,
         tokenizer=opened.tokenizer,
@@ -145,11 +164,21 @@ def _check_rows(opened: Opened) -> None:
             opened.inputs.observer.on_event(EVENT_WARNING, warning, {"stage": STAGE_MODEL})
 
 
+def _num_embeddings(opened: Opened) -> int:
+    number: int = opened.tuned.model.get_input_embeddings().weight.shape[0]
+    return number
+
+
 def open_run(inputs: Inputs) -> Run:
     opened = open_inputs(inputs)
     _check_rows(opened)
     trainer = make_trainer(
         opened, on_milestone=lambda percent, state: run.write_milestone(percent, state)
+    )
+    rows = read_rows(opened.data.folder / TRAIN)
+    trainer.events.diagnose(
+        of_vocabulary(opened.tokenizer, rows=rows, num_embeddings=_num_embeddings(opened)),
+        state=opened.state,
     )
     comparison = Comparison(
         config=inputs.config,

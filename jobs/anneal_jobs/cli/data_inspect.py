@@ -20,17 +20,17 @@ from anneal_pipeline.data.report import REPORT_NAME
 from anneal_pipeline.data.statistics_page import HTML_NAME
 from anneal_pipeline.data.tokens import generation_eos, stop_token_ids
 from anneal_pipeline.model.loading import load_tokenizer
-from anneal_pipeline.observer import EVENT_WARNING, NullObserver
+from anneal_pipeline.observer import EVENT_DIAGNOSIS, EVENT_WARNING, NullObserver
 
 
 @dataclass
 class _Listener(NullObserver):
-    """Keeps the warnings of the data stage."""
+    """Keeps the warnings and diagnoses of the data stage."""
 
     warnings: list[str] = field(default_factory=list)
 
     def on_event(self, name: str, message: str, fields: Mapping[str, Any]) -> None:
-        if name == EVENT_WARNING:
+        if name in (EVENT_WARNING, EVENT_DIAGNOSIS):
             self.warnings.append(message)
 
 

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from anneal_pipeline.checkpoint.manifest import sha256_of
 from anneal_pipeline.data.files import SPLITS, TEST, TRAIN, VALIDATION, no_rows
+from anneal_pipeline.data.length_diagnoses import of_lengths, of_template
 from anneal_pipeline.data.lengths import TOO_LONG
 from anneal_pipeline.data.packing import describe_packing
 from anneal_pipeline.data.prepared import TOKENS_NAME, SplitBuilder
@@ -89,9 +90,17 @@ def finish(
         splits={name: describe_split(split) for name, split in splits.items()},
         packing=describe_packing(splits[TRAIN].lengths(), limit=pack_to) if pack_to else None,
     )
-    report = replace(report, warnings=tuple(_warnings(report, source)))
-    for warning in report.warnings:
+    warnings = tuple(_warnings(report, source))
+    for warning in warnings:
         observer.on_event(EVENT_WARNING, warning, {"stage": STAGE_DATA})
+    overlength, train = source.config.filters.overlength, splits[TRAIN]
+    diagnoses = (
+        *of_lengths(train, is_packed=pack_to is not None, overlength=overlength),
+        *of_template(train, folder / TRAIN, tokenizer=tokenizer),
+    )
+    for diagnosis in diagnoses:
+        diagnosis.tell(observer)
+    report = replace(report, warnings=(*warnings, *(str(diagnosis) for diagnosis in diagnoses)))
     statistics = statistics_of(
         report, splits, quarantine, source=source.address(), tokenizer=tokenizer
     )

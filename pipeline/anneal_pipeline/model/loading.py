@@ -29,6 +29,7 @@ from anneal_pipeline.model.adapters import (
     count_of,
     count_parameters,
     frozen_base,
+    trainable_parameters,
 )
 from anneal_pipeline.model.advice import advice, experts_left_out, experts_left_whole
 from anneal_pipeline.model.beginning import OnLayer, untold
@@ -38,6 +39,7 @@ from anneal_pipeline.model.four_bit import BaseForm, choose_base_form
 from anneal_pipeline.model.layers import Layer
 from anneal_pipeline.model.new_tokens import extend_tokenizer, make_room, pieces_of
 from anneal_pipeline.model.targets import Targets, choose_targets, list_layers
+from anneal_pipeline.model.trainable import require_only_adapters_trained
 from anneal_pipeline.model.trained_rows import compute_trained_rows_alone
 from anneal_pipeline.model.weight_files import require_all_loaded
 
@@ -138,6 +140,9 @@ def load_tuned_model(
         _take_up_losses(tuned, folder, on_layer=on_layer)
     compute_trained_rows_alone(tuned)
     speed_up_frozen(tuned)
+    require_only_adapters_trained(
+        trainable_parameters(tuned), config.tuning.lora, has_new_tokens=bool(new_tokens)
+    )
     trainable, total = count_parameters(tuned)
     return TunedModel(
         model=tuned,

@@ -78,10 +78,14 @@ class HeldOutWatch:
 
     def values(self, metric: str, *, state: RunState, since: int = 0) -> list[float]:
         """A metric at every evaluation while training, in order, from step `since` on."""
+        return [value for step, value in self.points(metric, state=state) if step >= since]
+
+    def points(self, metric: str, *, state: RunState) -> list[tuple[int, float]]:
+        """The same, with the steps."""
         return [
-            done.metrics[metric]
+            (done.step, done.metrics[metric])
             for done in state.evaluations
-            if done.subject == TUNED and done.split == self.split and done.step >= since
+            if done.subject == TUNED and done.split == self.split
             if metric in done.metrics  # another one may have been watched before a resume
         ]
 

@@ -9,8 +9,8 @@ wrong within a step for `out_of_memory` and `recovery`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 
@@ -21,15 +21,30 @@ from anneal_pipeline.efficiency.adapters import list_adapters
 from anneal_pipeline.efficiency.gradients import GradientWatch
 from anneal_pipeline.evaluation.perplexity import LOSS
 from anneal_pipeline.model.loading import TunedModel
-from anneal_pipeline.observer import EVENT_DIAGNOSIS, EVENT_RANKS_SETTLED, Observer
+from anneal_pipeline.observer import EVENT_RANKS_SETTLED, Observer
 from anneal_pipeline.training.batches import Batch, Collator, micro_batches
 from anneal_pipeline.training.best import BestCheckpoint
-from anneal_pipeline.training.diagnosis import Diagnosis, Diagnostician, StepFacts
+from anneal_pipeline.training.diagnoses.beginning import (
+    losses_at_start,
+    may_differ,
+    of_batch,
+    of_beginning,
+)
+from anneal_pipeline.training.diagnoses.diagnostician import Diagnostician
+from anneal_pipeline.training.diagnoses.facts import Planned, StepFacts
+from anneal_pipeline.training.diagnoses.held_out import of_evaluation
+from anneal_pipeline.training.diagnoses.memory import MemoryWatch
+from anneal_pipeline.training.diagnoses.speed import make_speed_watch
 from anneal_pipeline.training.early_stopping import EarlyStopping
 from anneal_pipeline.training.events import Events
 from anneal_pipeline.training.held_out import HeldOutWatch
 from anneal_pipeline.training.loss import LogitsPath
-from anneal_pipeline.training.memory import MemoryRanOutError, RowLimit, memory_in_use
+from anneal_pipeline.training.memory import (
+    MemoryRanOutError,
+    RowLimit,
+    is_out_of_memory,
+    memory_in_use,
+)
 from anneal_pipeline.training.optimizer import AdapterOptimizer, StepOutcome
 from anneal_pipeline.training.out_of_memory import MicroBatchHalving
 from anneal_pipeline.training.randomness import seed_step
@@ -41,6 +56,7 @@ from anneal_pipeline.training.saver import Saver
 from anneal_pipeline.training.schedule import learning_rate
 from anneal_pipeline.training.sequences import StepSequences
 from anneal_pipeline.training.state import RunState
+from anneal_pipeline.training.step_clock import StepClock
 from anneal_pipeline.training.step_report import StepReporter
 
 
@@ -62,6 +78,7 @@ class Trainer:
     early_stopping: EarlyStopping | None
     halving: MicroBatchHalving
     recovery: Recovery
+    planned: Planned | None
     reporter: StepReporter
     on_milestone: Callable[[int, RunState], None]
     """Called on the first rank with the percentage reached."""
@@ -71,13 +88,26 @@ class Trainer:
     clock: Callable[[], float]
     _doctor: Diagnostician = field(init=False)
     _gradients: GradientWatch = field(init=False)
+    _times: StepClock = field(init=False)
 
     def __post_init__(self) -> None:
         self.limit.rows = min(self.limit.rows, self.state.micro_batch_size or self.limit.rows)
+        self._times = StepClock(clock=self.clock)
         self._doctor = Diagnostician(
             config=self.config,
             compute=self.tuned.compute,
-            memory_in_use=partial(memory_in_use, self.ranks.device),
+            memory=MemoryWatch(
+                planned=self.planned,
+                num_trainable=self.tuned.num_trainable,
+                num_parameters=self.tuned.num_parameters,
+                memory_in_use=partial(memory_in_use, self.ranks.device),
+            ),
+            speed=make_speed_watch(
+                self.config,
+                device=self.ranks.device,
+                compute=self.tuned.compute,
+                method=self.tuned.method,
+            ),
         )
         self._gradients = GradientWatch(
             list_adapters(self.tuned.model), max_norm=self.config.training.max_grad_norm
@@ -106,15 +136,40 @@ class Trainer:
     def _begin(self) -> None:
         if self.early_stopping is not None:
             self.early_stopping.warn_if_idle()
-        self._diagnose(self._doctor.at_start())
+        self.events.diagnose(
+            of_batch(
+                self.config,
+                world_size=self.ranks.world_size,
+                on_gpu=self.ranks.device.type == "cuda",
+                planned=self.planned,
+            ),
+            state=self.state,
+        )
         self.reporter.begin(self.state.step)
         self.tuned.model.train()
         if self.saver.last_checkpoint is None:
+            self._check_beginning()
             self.saver.save_initial(self.state)
             return
         self.saver.saved_step = self.state.step
         if self.ranks.is_first:
             self.best.pin(self.state)
+
+    def _check_beginning(self) -> None:
+        """Compare base and adapters where these may differ already."""
+        batches = self._own_batches(self.sequences.of_step(0)) if may_differ(self.config) else []
+        if not batches:
+            return
+        try:
+            base, adapted = losses_at_start(
+                self.tuned.model, self.path, batches[0].to(self.ranks.device)
+            )
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return  # the step will find out, and take fewer rows
+        found = of_beginning(self.config, base=base, adapted=adapted)
+        self.events.diagnose(found, state=self.state)
 
     def _evaluate_if_due(self) -> bool:
         """False when asked to stop before the evaluation was done."""
@@ -125,14 +180,15 @@ class Trainer:
         if metrics is None:
             return False
         self.saver.saved_step = -1  # what an attempt saved that was stopped before this lacks it
-        self._diagnose(
-            self._doctor.after_evaluation(
+        self.events.diagnose(
+            of_evaluation(
                 metrics,
                 step=state.step,
                 epochs=state.step / self.plan.steps_per_epoch,
                 losses=[loss for _, loss in state.losses],
                 earlier=self.watch.values(LOSS, state=state)[:-1],
-            )
+            ),
+            state=state,
         )
         self.best.keep_if_better(state, metrics)
         return True
@@ -143,7 +199,8 @@ class Trainer:
         return self.early_stopping is not None and self.early_stopping.is_time(self.state)
 
     def _step(self) -> None:
-        step, began = self.state.step, self.clock()
+        step = self.state.step
+        self._times.begin()
         while True:
             sequences = self.sequences.of_step(step, without=frozenset(self.state.skipped_rows))
             outcome = self._gather(step, sequences)
@@ -152,10 +209,11 @@ class Trainer:
             self.optimizer.take_back()
             rows = list(chain.from_iterable(sequences))
             restored = self.recovery.after_non_finite(self.state, rows=rows, outcome=outcome)
+            self._times.count("gradients")
             if restored is not None:
                 return self._go_back(restored)
         if outcome.num_trained_tokens:
-            self._take(outcome, began=began)
+            self._take(outcome)
         elif self.recovery.pass_over(self.state, num_sequences=len(sequences)):
             self._tell_ranks()
 
@@ -163,12 +221,16 @@ class Trainer:
         """The gradients of the step, with as many sequences at once as memory holds."""
         while True:
             seed_step(self.config.training.seed, rank=self.ranks.rank, step=step)
+            batches = self._own_batches(sequences)
+            self._times.count("data")
             try:
-                return self.optimizer.gather(self.path, self._own_batches(sequences))
+                return self.optimizer.gather(self.path, batches)
             except MemoryRanOutError:
                 self.halving.lower(self.state, sequences=sequences)
+            finally:
+                self._times.count("gradients")
 
-    def _take(self, outcome: StepOutcome, *, began: float) -> None:
+    def _take(self, outcome: StepOutcome) -> None:
         """Apply the gradients and look at what came of it."""
         peak = self.recovery.rate(self.state)
         rate = learning_rate(self.config.training, plan=self.plan, step=self.state.step, peak=peak)
@@ -182,7 +244,9 @@ class Trainer:
         else:
             self.state.num_trained_tokens += outcome.num_trained_tokens
             self.state.grad_norms = [*self.state.grad_norms[-WINDOW:], outcome.grad_norm]
-        self.reporter.tell(outcome, step=self.state.step, rate=rate, seconds=self.clock() - began)
+        self._times.count("update")
+        seconds = self._times.seconds()
+        self.reporter.tell(outcome, step=self.state.step, rate=rate, seconds=seconds)
         facts = StepFacts(
             step=self.state.step,
             losses=[loss for _, loss in self.state.losses],
@@ -191,8 +255,10 @@ class Trainer:
             rate=rate,
             peak_rate=peak,
             memory_bytes=used_memory_bytes(self.ranks.device),
+            num_tokens=outcome.num_tokens,
+            seconds=seconds,
         )
-        self._diagnose(self._doctor.after_step(facts))
+        self.events.diagnose(self._doctor.after_step(facts), state=self.state)
         restored = self.recovery.after_step(self.state, outcome=outcome)
         if restored is not None:
             self._go_back(restored)
@@ -225,12 +291,6 @@ class Trainer:
                 step=self.state.step,
                 ranks=allocator.ranks,
             )
-
-    def _diagnose(self, found: Iterator[Diagnosis]) -> None:
-        for diagnosis in found:
-            if diagnosis.row not in self.state.told:
-                self.state.told = [*self.state.told, diagnosis.row]
-                self.events.tell(EVENT_DIAGNOSIS, str(diagnosis), **asdict(diagnosis))
 
     def _write_milestones(self) -> None:
         for percent in self.config.checkpoint.milestones:

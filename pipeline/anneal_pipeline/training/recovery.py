@@ -23,7 +23,8 @@ from anneal_pipeline.data.prepare import PreparedData
 from anneal_pipeline.errors import LOSS_DIVERGED, NON_FINITE_LOSS, TrainingFailedError
 from anneal_pipeline.observer import EVENT_OVERFLOW, EVENT_RECOVERED
 from anneal_pipeline.training.batches import Collator
-from anneal_pipeline.training.diagnosis import HALF_FIX, OVERFLOWS_MANY
+from anneal_pipeline.training.diagnoses.gradients import OVERFLOWS_MANY
+from anneal_pipeline.training.diagnoses.losses import HALF_FIX
 from anneal_pipeline.training.events import Events
 from anneal_pipeline.training.loss import LogitsPath
 from anneal_pipeline.training.optimizer import AdapterOptimizer, StepOutcome

@@ -23,7 +23,7 @@ from anneal_pipeline.model import loading
 from anneal_pipeline.model.adapters import frozen_base, trainable_parameters
 from anneal_pipeline.observer import EVENT_OVERFLOW
 from anneal_pipeline.training import loss_scaling
-from anneal_pipeline.training.diagnosis import OVERFLOWS_MANY
+from anneal_pipeline.training.diagnoses.gradients import OVERFLOWS_MANY
 from anneal_pipeline.training.loss import LogitsPath
 from anneal_pipeline.training.optimizer import AdapterOptimizer
 from anneal_pipeline.training.ranks import Ranks

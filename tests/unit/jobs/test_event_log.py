@@ -25,6 +25,9 @@ STEP = StepReport(
     num_tokens=2000,
     num_trained_tokens=500,
     step_seconds=2.0,
+    data_seconds=0.2,
+    gradient_seconds=1.6,
+    update_seconds=0.2,
     tokens_per_second=1000.0,
     eta_seconds=14.0,
     memory_bytes=512_000_000,
@@ -105,7 +108,8 @@ def test_an_attempt_begins_anew(tmp_path: Path) -> None:
 def test_the_throughput_line_has_speed_time_memory_and_what_is_left() -> None:
     assert throughput_line(STEP) == (
         "step 3/10 loss=1.2500 lr=0.0002 grad_norm=0.5 tokens_per_second=1000 "
-        "trained_tokens_per_second=250 step_seconds=2 memory_megabytes=512 eta_seconds=14"
+        "trained_tokens_per_second=250 step_seconds=2 data_seconds=0.2 gradient_seconds=1.6 "
+        "update_seconds=0.2 memory_megabytes=512 eta_seconds=14"
     )
 
 

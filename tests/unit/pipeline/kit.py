@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -203,6 +204,7 @@ def run(
     rank: int = 0,
     world_size: int = 1,
     room_of: RoomOf = nobody_knows,
+    clock: Callable[[], float] = time.monotonic,
 ) -> PipelineResult:
     """The whole pipeline on the CPU, with its outputs and checkpoints below `root`."""
     scratch = root / f"scratch-{attempt}-{rank}"
@@ -217,4 +219,5 @@ def run(
         rank=rank,
         world_size=world_size,
         room_of=room_of,
+        clock=clock,
     )

@@ -10,7 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from anneal_pipeline.training.diagnosis import GROWTH_STEPS, Diagnostician, StepFacts
+from anneal_pipeline.training.diagnoses.beginning import of_batch
+from anneal_pipeline.training.diagnoses.diagnostician import Diagnostician
+from anneal_pipeline.training.diagnoses.facts import Planned, StepFacts, StepSeconds
+from anneal_pipeline.training.diagnoses.held_out import against_base, of_evaluation
+from anneal_pipeline.training.diagnoses.memory import GROWTH_STEPS, MemoryWatch
+from anneal_pipeline.training.diagnoses.speed import SpeedWatch
 
 FALLING = [3.0 - n / 50 for n in range(80)]
 
@@ -24,6 +29,8 @@ def facts(losses: list[float], **changes: Any) -> StepFacts:
         "rate": 2e-4,
         "peak_rate": 2e-4,
         "memory_bytes": 1 << 30,
+        "num_tokens": 400,
+        "seconds": StepSeconds(data=0.01, gradients=0.8, update=0.1),
     }
     return StepFacts(**{**values, **changes})
 
@@ -33,10 +40,25 @@ def doctor(
     *,
     compute: torch.dtype = torch.float32,
     memory_in_use: Callable[[], int] = lambda: 0,
+    planned: Planned | None = None,
     **sections: Any,
 ) -> Any:
+    return Diagnostician(
+        config=kit.make_config(**sections),
+        compute=compute,
+        memory=MemoryWatch(
+            planned=planned,
+            num_trainable=2_000,
+            num_parameters=1_000_000,
+            memory_in_use=memory_in_use,
+        ),
+        speed=SpeedWatch(slow=None, where=""),
+    )
+
+
+def at_start(kit: ModuleType, **sections: Any) -> list[Any]:
     config = kit.make_config(**sections)
-    return Diagnostician(config=config, compute=compute, memory_in_use=memory_in_use)
+    return list(of_batch(config, world_size=1, on_gpu=False, planned=None))
 
 
 @pytest.mark.parametrize(
@@ -79,10 +101,8 @@ def test_a_healthy_run_hears_nothing(kit: ModuleType) -> None:
     at_rest = [0.02] * 70
     said += list(well.after_step(facts(at_rest)))
     said += list(well.after_step(facts([2.4] * 70, rate=1e-6)))
-    said += list(
-        well.after_evaluation({"loss": 1.6}, step=40, epochs=1.0, losses=FALLING, earlier=[1.7])
-    )
-    assert [*said, *well.at_start()] == []
+    said += list(of_evaluation({"loss": 1.6}, step=40, epochs=1.0, losses=FALLING, earlier=[1.7]))
+    assert [*said, *at_start(kit)] == []
 
 
 def test_a_spike_in_float16_is_blamed_on_it(kit: ModuleType) -> None:
@@ -176,18 +196,85 @@ def test_memory_that_levels_off_after_two_jumps_is_not_told(kit: ModuleType) -> 
     ],
 )
 def test_held_out_losses_tell_another_kind_of_rows_and_learning_by_heart(
-    kit: ModuleType, loss: float, epochs: float, earlier: list[float], row: str, words: str
+    loss: float, epochs: float, earlier: list[float], row: str, words: str
 ) -> None:
-    [found] = doctor(kit).after_evaluation(
-        {"loss": loss}, step=40, epochs=epochs, losses=FALLING, earlier=earlier
-    )
+    [found] = of_evaluation({"loss": loss}, step=40, epochs=epochs, losses=FALLING, earlier=earlier)
     assert found.row == row
     assert re.search(words, str(found))
 
 
 def test_a_tiny_batch_is_told_before_the_first_step(kit: ModuleType) -> None:
-    [found] = doctor(kit, training={"batchSize": 1}).at_start()
+    [found] = at_start(kit, training={"batchSize": 1})
     assert found.row == "S21"
     assert "only 1 row:" in str(found)
-    packed = doctor(kit, training={"batchSize": 1, "packing": True})
-    assert list(packed.at_start()) == [], "a packed sequence holds many rows"
+    packed = at_start(kit, training={"batchSize": 1, "packing": True})
+    assert packed == [], "a packed sequence holds many rows"
+
+
+def test_many_gpus_with_a_row_each_are_told_and_with_enough_are_not(kit: ModuleType) -> None:
+    config = kit.make_config(training={"batchSize": 8})
+    [found] = of_batch(config, world_size=8, on_gpu=True, planned=None)
+    assert "training.batchSize 8 over 8 GPUs leaves each of them 1 row a step" in found.symptom
+    assert "training.batchSize to 64" in found.fix
+    for ranks, on_gpu in ((2, True), (8, False)):
+        assert list(of_batch(config, world_size=ranks, on_gpu=on_gpu, planned=None)) == []
+
+
+def test_one_row_at_once_on_a_gpu_with_room_for_more_is_told(kit: ModuleType) -> None:
+    config = kit.make_config(training={"batchSize": 8, "microBatchSize": 1})
+
+    def found(rows_with_room: int, *, on_gpu: bool) -> list[Any]:
+        planned = Planned(num_bytes=1, rows=1, rows_with_room=rows_with_room)
+        return list(of_batch(config, world_size=1, on_gpu=on_gpu, planned=planned))
+
+    [told] = found(4, on_gpu=True)
+    assert told.key == "S21.room"
+    assert "set it to 4" in told.fix
+    assert [found(1, on_gpu=True), found(4, on_gpu=False)] == [[], []]
+
+
+def test_memory_far_above_the_plan_is_told_unless_only_the_heap_holds_it(kit: ModuleType) -> None:
+    planned = Planned(num_bytes=2 << 30, rows=4, rows_with_room=4)
+    high = facts([2.0], memory_bytes=5 << 30)
+    held, heap = (
+        doctor(kit, planned=planned, memory_in_use=lambda size=size: size)
+        for size in (5 << 30, 2 << 30)
+    )
+    [told] = held.after_step(high)
+    assert told.row == "S8"
+    assert "holds 5.37 GB at step 1, where 2.15 GB were planned" in told.symptom
+    assert "only 2,000 of 1,000,000 parameters (0.20%) are trained" in told.cause
+    assert list(heap.after_step(high)) == []
+    within = doctor(kit, planned=planned, memory_in_use=lambda: 1 << 40)
+    assert list(within.after_step(facts([2.0], memory_bytes=int(2.9 * (1 << 30))))) == []
+
+
+@pytest.mark.parametrize(
+    ("losses", "watched", "cause", "fix"),
+    [
+        pytest.param(
+            [2.5] * 20, [(10, 1.9), (20, 2.5)], "at step 10 it was better .6.686.", "earlyStopping"
+        ),
+        pytest.param([0.4] * 20, [(20, 2.5)], "is 0.40 against 2.50", "add rows"),
+        pytest.param([2.6] * 20, [], "2.60 too: steps so large", "from 0.01 to 0.003, and read"),
+    ],
+)
+def test_a_result_worse_than_its_base_is_told_with_what_it_may_come_from(
+    kit: ModuleType, losses: list[float], watched: list[tuple[int, float]], cause: str, fix: str
+) -> None:
+    base, tuned = ({"loss": loss, "responsePerplexity": e} for loss, e in ((2.0, 7.4), (2.5, 12.2)))
+    config = kit.make_config()
+    [told] = against_base(base, tuned, config=config, losses=losses, watched=watched)
+    assert told.key == "S26.result"
+    assert "response perplexity 12.2 against 7.4" in told.symptom
+    assert re.search(cause, told.cause)
+    assert re.search(fix, told.fix)
+
+
+def test_a_result_as_good_as_its_base_or_without_one_is_not_told(kit: ModuleType) -> None:
+    def of(loss: float) -> dict[str, float]:
+        return {"loss": loss, "responsePerplexity": 7.0}
+
+    for base, tuned in ((of(2.0), of(2.01)), (of(2.0), of(1.0)), ({}, of(9.0)), (of(2.0), {})):
+        found = against_base(base, tuned, config=kit.make_config(), losses=[2.0], watched=[])
+        assert list(found) == []

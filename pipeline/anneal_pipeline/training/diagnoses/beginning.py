@@ -1,0 +1,96 @@
+"""What shows before the first step: small batches, and adapters that change the base (S21, S11).
+
+An adapter whose second matrix is zero is the base by construction. Other initialisations are
+checked, on the first micro-batch of the run, with and without the adapters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from peft import PeftModel
+
+from anneal_pipeline.config.pipeline import PipelineConfig
+from anneal_pipeline.config.tuning import DEFAULT, GAUSSIAN
+from anneal_pipeline.diagnosis import Diagnosis
+from anneal_pipeline.model.beginning import base_alone
+from anneal_pipeline.training.batches import Batch
+from anneal_pipeline.training.diagnoses.facts import Planned
+from anneal_pipeline.training.loss import LogitsPath, sum_of_losses
+
+SMALL_BATCH = 4
+BEGIN_NATS = 0.05
+"""Ten times what 16-bit products differ by where the order of sums does."""
+
+
+def of_batch(
+    config: PipelineConfig, *, world_size: int, on_gpu: bool, planned: Planned | None
+) -> Iterator[Diagnosis]:
+    """Of how many rows a step has, and how many of them go through one GPU at once."""
+    training = config.training
+    size = training.batch_size
+    share = size // world_size
+    if size < SMALL_BATCH and not training.packing:
+        yield Diagnosis(
+            row="S21",
+            symptom=f"Every step sees only {size} {'row' if size == 1 else 'rows'}",
+            cause="gradients of so few rows are noisy and leave a processor idle",
+            fix="set training.batchSize to 8 or more; training.microBatchSize bounds memory",
+        )
+    elif on_gpu and world_size > 1 and share < SMALL_BATCH and not training.packing:
+        yield Diagnosis(
+            row="S21",
+            symptom=f"training.batchSize {size} over {world_size} GPUs leaves each of them "
+            f"{share} {'row' if share == 1 else 'rows'} a step",
+            cause="a GPU is idle with so little, and waits for the others after each step",
+            fix=f"set training.batchSize to {8 * world_size}, or take fewer GPUs",
+        )
+    if on_gpu and planned is not None and planned.rows == 1 and planned.rows_with_room > 1:
+        yield Diagnosis(
+            row="S21",
+            case="room",
+            symptom="training.microBatchSize 1 puts one sequence through the GPU at once, where "
+            f"by the memory plan {planned.rows_with_room} have room",
+            cause="products of so few rows leave most of a GPU idle",
+            fix=f"remove training.microBatchSize, or set it to {planned.rows_with_room}",
+        )
+
+
+def may_differ(config: PipelineConfig) -> bool:
+    """Whether the adapters begin as something else than a product with a zero matrix."""
+    lora = config.tuning.lora
+    begins_at_zero = lora.initialization in (DEFAULT, GAUSSIAN)
+    return not begins_at_zero or lora.use_dora or bool(config.tuning.new_tokens)
+
+
+def losses_at_start(model: PeftModel, path: LogitsPath, batch: Batch) -> tuple[float, float]:
+    """Nats per trained token of base and adapted model, without dropout."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            adapted = _loss(path, batch)
+            with base_alone(model):
+                base = _loss(path, batch)
+    finally:
+        model.train(was_training)
+    return base, adapted
+
+
+def of_beginning(config: PipelineConfig, *, base: float, adapted: float) -> Iterator[Diagnosis]:
+    if adapted > base + BEGIN_NATS:
+        lora = config.tuning.lora
+        yield Diagnosis(
+            row="S11",
+            symptom=f"Before the first step the adapted model has a loss of {adapted:.2f} on the "
+            f"first rows, its base {base:.2f}",
+            cause=f"the adapters do not begin as the base (initialization {lora.initialization}, "
+            f"alpha {lora.alpha:g})",
+            fix="set tuning.lora.initialization to default, which does, or lower tuning.lora.alpha",
+        )
+
+
+def _loss(path: LogitsPath, batch: Batch) -> float:
+    total = sum(float(sum_of_losses(tokens)) for tokens in path.pieces(batch))
+    return total / max(1, batch.num_trained_tokens)
