@@ -202,9 +202,10 @@ class StopObserver(pipeline.NullObserver):
 def tag_of_event(name: str, fields: Mapping[str, Any]) -> str:
     """The key of an event on its MLflow run: by kind, and by what it is about or its step.
 
-    What it is about is the row of a diagnosis or the name of a checkpoint.
+    What it is about is the row of a diagnosis, with its case, or the name of a checkpoint.
     """
-    about = fields.get("row") or fields.get("checkpoint")
+    row = ".".join(fields[key] for key in ("row", "case") if fields.get(key))
+    about = row or fields.get("checkpoint")
     which = about or (f"step-{fields['step']:06d}" if "step" in fields else "")
     parts = ("anneal", name, str(fields.get("kind", "")), str(which))
     return ".".join(part for part in parts if part)

@@ -80,9 +80,11 @@ def activate(tuned: PeftModel) -> None:
 @contextmanager
 def base_alone(tuned: PeftModel) -> Iterator[None]:
     """The base without its adapters."""
-    with tuned.disable_adapter():
-        yield
-    activate(tuned)  # PEFT has made every adapter trainable that it switched on again
+    try:
+        with tuned.disable_adapter():
+            yield
+    finally:
+        activate(tuned)  # PEFT has made every adapter trainable that it switched on again
 
 
 def _layers(tuned: PeftModel) -> Iterator[LoraLayer]:

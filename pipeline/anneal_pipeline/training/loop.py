@@ -24,27 +24,14 @@ from anneal_pipeline.model.loading import TunedModel
 from anneal_pipeline.observer import EVENT_RANKS_SETTLED, Observer
 from anneal_pipeline.training.batches import Batch, Collator, micro_batches
 from anneal_pipeline.training.best import BestCheckpoint
-from anneal_pipeline.training.diagnoses.beginning import (
-    losses_at_start,
-    may_differ,
-    of_batch,
-    of_beginning,
-)
-from anneal_pipeline.training.diagnoses.diagnostician import Diagnostician
+from anneal_pipeline.training.diagnoses.diagnostician import Diagnostician, make_diagnostician
 from anneal_pipeline.training.diagnoses.facts import Planned, StepFacts
 from anneal_pipeline.training.diagnoses.held_out import of_evaluation
-from anneal_pipeline.training.diagnoses.memory import MemoryWatch
-from anneal_pipeline.training.diagnoses.speed import make_speed_watch
 from anneal_pipeline.training.early_stopping import EarlyStopping
 from anneal_pipeline.training.events import Events
 from anneal_pipeline.training.held_out import HeldOutWatch
 from anneal_pipeline.training.loss import LogitsPath
-from anneal_pipeline.training.memory import (
-    MemoryRanOutError,
-    RowLimit,
-    is_out_of_memory,
-    memory_in_use,
-)
+from anneal_pipeline.training.memory import MemoryRanOutError, RowLimit
 from anneal_pipeline.training.optimizer import AdapterOptimizer, StepOutcome
 from anneal_pipeline.training.out_of_memory import MicroBatchHalving
 from anneal_pipeline.training.randomness import seed_step
@@ -93,21 +80,8 @@ class Trainer:
     def __post_init__(self) -> None:
         self.limit.rows = min(self.limit.rows, self.state.micro_batch_size or self.limit.rows)
         self._times = StepClock(clock=self.clock)
-        self._doctor = Diagnostician(
-            config=self.config,
-            compute=self.tuned.compute,
-            memory=MemoryWatch(
-                planned=self.planned,
-                num_trainable=self.tuned.num_trainable,
-                num_parameters=self.tuned.num_parameters,
-                memory_in_use=partial(memory_in_use, self.ranks.device),
-            ),
-            speed=make_speed_watch(
-                self.config,
-                device=self.ranks.device,
-                compute=self.tuned.compute,
-                method=self.tuned.method,
-            ),
+        self._doctor = make_diagnostician(
+            self.config, tuned=self.tuned, planned=self.planned, ranks=self.ranks
         )
         self._gradients = GradientWatch(
             list_adapters(self.tuned.model), max_norm=self.config.training.max_grad_norm
@@ -136,40 +110,18 @@ class Trainer:
     def _begin(self) -> None:
         if self.early_stopping is not None:
             self.early_stopping.warn_if_idle()
-        self.events.diagnose(
-            of_batch(
-                self.config,
-                world_size=self.ranks.world_size,
-                on_gpu=self.ranks.device.type == "cuda",
-                planned=self.planned,
-            ),
-            state=self.state,
-        )
+        self.events.diagnose(self._doctor.of_batch(), state=self.state)
         self.reporter.begin(self.state.step)
         self.tuned.model.train()
         if self.saver.last_checkpoint is None:
-            self._check_beginning()
+            batches = self._own_batches(self.sequences.of_step(0))
+            found = self._doctor.of_beginning(self.tuned.model, self.path, batches)
+            self.events.diagnose(found, state=self.state)
             self.saver.save_initial(self.state)
             return
         self.saver.saved_step = self.state.step
         if self.ranks.is_first:
             self.best.pin(self.state)
-
-    def _check_beginning(self) -> None:
-        """Compare base and adapters where these may differ already."""
-        batches = self._own_batches(self.sequences.of_step(0)) if may_differ(self.config) else []
-        if not batches:
-            return
-        try:
-            base, adapted = losses_at_start(
-                self.tuned.model, self.path, batches[0].to(self.ranks.device)
-            )
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            return  # the step will find out, and take fewer rows
-        found = of_beginning(self.config, base=base, adapted=adapted)
-        self.events.diagnose(found, state=self.state)
 
     def _evaluate_if_due(self) -> bool:
         """False when asked to stop before the evaluation was done."""

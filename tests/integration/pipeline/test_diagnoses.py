@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
-from tests.integration.pipeline.mishaps import config_of, told
-from transformers import LlamaConfig
+from tests.integration.pipeline.mishaps import config_of, scale_adapters, told
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from anneal_pipeline import opening
 from anneal_pipeline.model import loading
 from anneal_pipeline.model.beginning import is_beginning
 from anneal_pipeline.model.loading import load_tuned_model
+from anneal_pipeline.observer import StepReport
 from anneal_pipeline.training.batches import Collator
 
 SHORT = {"maxSteps": 1}
@@ -69,7 +71,7 @@ def test_one_row_far_longer_than_the_others_is_told_of_and_stands_in_the_report(
 def test_a_model_that_is_sure_of_the_wrong_begins_too_high_with_large_gradients(
     kit: ModuleType, rows: Path, tmp_path: Path
 ) -> None:
-    model_dir = kit.write_model(tmp_path / "model", spread=2.0)
+    model_dir = kit.write_model(tmp_path / "model", spread=1.0)
     first, norm = said_by(
         kit, tmp_path, config_of(kit, training=SHORT), model_dir=model_dir, rows=rows
     )
@@ -79,10 +81,14 @@ def test_a_model_that_is_sure_of_the_wrong_begins_too_high_with_large_gradients(
 
 
 def test_gradients_that_do_not_reach_the_adapters_are_told(
-    kit: ModuleType, rows: Path, tmp_path: Path
+    kit: ModuleType, model_dir: Path, rows: Path, tmp_path: Path
 ) -> None:
-    model_dir = kit.write_model(tmp_path / "model", spread=0.0)
-    [said] = said_by(kit, tmp_path, config_of(kit, training=SHORT), model_dir=model_dir, rows=rows)
+    """Behind an output head of zeros, as a damaged file has it."""
+    deaf = shutil.copytree(model_dir, tmp_path / "model")
+    model = LlamaForCausalLM.from_pretrained(model_dir)
+    torch.nn.init.zeros_(model.get_output_embeddings().weight)
+    model.save_pretrained(deaf)
+    [said] = said_by(kit, tmp_path, config_of(kit, training=SHORT), model_dir=deaf, rows=rows)
     assert said.startswith("The gradient norm is 0 at step 1: hardly any gradient reaches")
 
 
@@ -161,12 +167,22 @@ def test_rows_that_take_long_to_lay_out_are_told_with_their_share_of_a_step(
 
 
 def test_a_result_that_is_worse_than_its_base_is_told_at_the_end(
-    kit: ModuleType, model_dir: Path, rows: Path, tmp_path: Path
+    kit: ModuleType, rows: Path, tmp_path: Path
 ) -> None:
-    config = kit.make_config(
-        training={"maxSteps": 4, "learningRate": 1.0, "schedule": "constant"},
-        tuning={"method": "lora", "lora": {"rank": 4, "alpha": 64.0}},
+    class TurningRound(kit.RecordingObserver):  # type: ignore[misc,name-defined]
+        def on_step(self, report: StepReport) -> None:
+            super().on_step(report)
+            if report.step == report.total_steps:
+                scale_adapters(-30.0)
+
+    model_dir = kit.write_model(tmp_path / "model", spread=0.3)
+    observer = TurningRound()
+    config = kit.make_config(training={"maxSteps": 4}, export={"verify": False})
+    kit.run(tmp_path, config, model_dir=model_dir, rows=rows, observer=observer)
+    [worse] = [message for message in told(observer, "diagnosis") if "than its base" in message]
+    before, after = (
+        next(e.metrics["responsePerplexity"] for e in observer.evaluations if e.subject == subject)
+        for subject in ("base", "tuned")
     )
-    said = said_by(kit, tmp_path, config, model_dir=model_dir, rows=rows)
-    [worse] = [message for message in said if "worse than its base" in message]
-    assert "lower training.learningRate from 1 to 0.3" in worse
+    assert f"response perplexity {after:.4g} against {before:.4g}" in worse
+    assert "lower training.learningRate from 0.01 to 0.003" in worse

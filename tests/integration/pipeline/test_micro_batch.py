@@ -25,8 +25,10 @@ from anneal_pipeline.memory.plan import MemoryPlan
 from anneal_pipeline.memory.room import Room
 from anneal_pipeline.memory.trace import Place
 from anneal_pipeline.micro_batch import MEASURED_MARGIN, RoomOf
+from anneal_pipeline.model.four_bit import choose_base_form
 from anneal_pipeline.observer import EVENT_MEMORY_PLANNED, EVENT_WARNING
 from anneal_pipeline.stages import PipelineResult
+from anneal_pipeline.training.ranks import Ranks
 
 LIBRARIES = 500 << 20
 PLACE = Place(compute=torch.float32, in_4_bit=False, on_gpu=False)
@@ -386,3 +388,31 @@ def state_of(root: Path) -> dict[str, Any]:
 def adapter_of(root: Path) -> dict[str, torch.Tensor]:
     folder = root / "out" / "artifacts" / "adapter"
     return load_file(folder / "adapter_model.safetensors")
+
+
+@pytest.mark.parametrize(("wanted", "with_room"), [(1, 4), (2, 2), (None, 4)])
+def test_a_gpu_that_one_row_leaves_room_on_is_found_out(
+    model_dir: Path,
+    longest: int,
+    monkeypatch: pytest.MonkeyPatch,
+    wanted: int | None,
+    with_room: int,
+) -> None:
+    """By the plan for one, which needs none to be there."""
+    monkeypatch.setattr(micro_batch, "choose_compute", lambda *_, **__: torch.float32)
+    plans = planning(config_of(), folder=model_dir, place=replace(PLACE, on_gpu=True))
+    four = plans(Setting(rows=4, length=longest, checkpointing=True))
+    asked = {} if wanted is None else {"microBatchSize": wanted}
+    config = config_of(batchSize=8, **asked)
+    found = micro_batch.MicroBatch(
+        config=config,
+        length=longest,
+        ranks=Ranks(rank=0, world_size=1, device=torch.device("cuda")),
+        room_of=room_of_bytes(int(four.peak * (1 + MARGIN)) + 1),
+        observer=RecordingObserver(),
+    )
+    found.plan(folder=model_dir, form=choose_base_form(config.tuning, device=torch.device("cpu")))
+    assert found.planned is not None
+    assert found.planned.rows == (wanted or 4)
+    assert found.planned.rows_with_room == with_room
+    assert found.planned.num_bytes > LIBRARIES

@@ -46,6 +46,11 @@ def observer_of(
         ),
         (pipeline.EVENT_RECOVERED, {"kind": "oom"}, "anneal.recovered.oom"),
         (pipeline.EVENT_DIAGNOSIS, {"row": "S7", "symptom": "flat"}, "anneal.diagnosis.S7"),
+        (
+            pipeline.EVENT_DIAGNOSIS,
+            {"row": "S26", "case": "result", "symptom": "worse"},
+            "anneal.diagnosis.S26.result",
+        ),
         (pipeline.EVENT_EARLY_STOP, {"step": 8}, "anneal.early-stop.step-000008"),
         (
             pipeline.EVENT_CHECKPOINT_REJECTED,

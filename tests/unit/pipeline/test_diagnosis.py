@@ -16,6 +16,7 @@ from anneal_pipeline.training.diagnoses.facts import Planned, StepFacts, StepSec
 from anneal_pipeline.training.diagnoses.held_out import against_base, of_evaluation
 from anneal_pipeline.training.diagnoses.memory import GROWTH_STEPS, MemoryWatch
 from anneal_pipeline.training.diagnoses.speed import SpeedWatch
+from anneal_pipeline.training.ranks import Ranks
 
 FALLING = [3.0 - n / 50 for n in range(80)]
 
@@ -46,6 +47,8 @@ def doctor(
     return Diagnostician(
         config=kit.make_config(**sections),
         compute=compute,
+        planned=planned,
+        ranks=Ranks(rank=0, world_size=1, device=torch.device("cpu")),
         memory=MemoryWatch(
             planned=planned,
             num_trainable=2_000,
@@ -57,8 +60,7 @@ def doctor(
 
 
 def at_start(kit: ModuleType, **sections: Any) -> list[Any]:
-    config = kit.make_config(**sections)
-    return list(of_batch(config, world_size=1, on_gpu=False, planned=None))
+    return list(doctor(kit, **sections).of_batch())
 
 
 @pytest.mark.parametrize(
@@ -253,7 +255,10 @@ def test_memory_far_above_the_plan_is_told_unless_only_the_heap_holds_it(kit: Mo
     ("losses", "watched", "cause", "fix"),
     [
         pytest.param(
-            [2.5] * 20, [(10, 1.9), (20, 2.5)], "at step 10 it was better .6.686.", "earlyStopping"
+            [2.5] * 20,
+            [(10, 1.9), (20, 2.5)],
+            "at step 10 it was 6.686, and since",
+            "earlyStopping",
         ),
         pytest.param([0.4] * 20, [(20, 2.5)], "is 0.40 against 2.50", "add rows"),
         pytest.param([2.6] * 20, [], "2.60 too: steps so large", "from 0.01 to 0.003, and read"),

@@ -18,6 +18,7 @@ from anneal_pipeline.model.beginning import base_alone
 from anneal_pipeline.training.batches import Batch
 from anneal_pipeline.training.diagnoses.facts import Planned
 from anneal_pipeline.training.loss import LogitsPath, sum_of_losses
+from anneal_pipeline.training.memory import is_out_of_memory
 
 SMALL_BATCH = 4
 BEGIN_NATS = 0.05
@@ -64,18 +65,24 @@ def may_differ(config: PipelineConfig) -> bool:
     return not begins_at_zero or lora.use_dora or bool(config.tuning.new_tokens)
 
 
-def losses_at_start(model: PeftModel, path: LogitsPath, batch: Batch) -> tuple[float, float]:
-    """Nats per trained token of base and adapted model, without dropout."""
+def losses_at_start(model: PeftModel, path: LogitsPath, batch: Batch) -> tuple[float, float] | None:
+    """Nats per trained token of base and adapted model, without dropout.
+
+    None where memory does not hold the batch: its step will find out, and take fewer rows.
+    """
     was_training = model.training
     model.eval()
     try:
         with torch.no_grad():
             adapted = _loss(path, batch)
             with base_alone(model):
-                base = _loss(path, batch)
+                return _loss(path, batch), adapted
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return None
     finally:
         model.train(was_training)
-    return base, adapted
 
 
 def of_beginning(config: PipelineConfig, *, base: float, adapted: float) -> Iterator[Diagnosis]:

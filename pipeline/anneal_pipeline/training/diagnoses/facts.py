@@ -10,8 +10,8 @@ from dataclasses import dataclass
 class StepSeconds:
     """Where the time of a step went, on the clock of the thread that trains.
 
-    Nothing waits for the device here but what has to: the norm of the gradients is read before the
-    update, so that work on a GPU is counted where it was given out, all but that of the update.
+    No device is waited for but where a step has to: the norm of the gradients is read before the
+    update. So a GPU's passes are counted in full, and of the update what it took to give it out.
     """
 
     data: float

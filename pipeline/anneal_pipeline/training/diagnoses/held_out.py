@@ -78,7 +78,7 @@ def against_base(
     lower = f"lower training.learningRate from {rate:g} to {rate / 3:.1g}"
     step, lowest = min(watched, key=lambda pair: pair[1], default=(0, math.inf))
     if lowest < base[LOSS]:
-        cause = f"at step {step} it was better ({math.exp(lowest):.4g}): since then {BY_HEART}"
+        cause = f"at step {step} it was {math.exp(lowest):.4g}, and since then {BY_HEART}"
         fix = f"set training.earlyStopping, whose restoreBest keeps that, or {lower}"
     elif trained < loss - SPIKE_NATS:
         cause = f"{BY_HEART}, whose loss is {trained:.2f} against {loss:.2f} on the held-out ones"

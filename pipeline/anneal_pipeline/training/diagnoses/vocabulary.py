@@ -60,8 +60,7 @@ def _comes_back(text: str, tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def _back(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    back: str = tokenizer.decode(ids, skip_special_tokens=True)
+    back: str = tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"])
     return back
 
 
