@@ -53,7 +53,7 @@ class Source:
 
     def _open(self, path: Path) -> Iterator[SourceRow | BadRow]:
         encoding = self.config.encoding
-        chosen = self.config.format
+        chosen: str = self.config.format
         if chosen == "auto":
             chosen = format_of(path, encoding=encoding)
         if chosen not in self.formats:
