@@ -193,7 +193,9 @@ class MicroBatch:
 
     def _corrected(self, path: LogitsPath, *, model: PeftModel) -> int | None:
         found = self._found
-        if found is None or not found.is_step_short:
+        # Whether the head is what its config tells shows with real weights only: until then the
+        # plan counts logits of labelled tokens alone.
+        if found is None or (path.selects and not found.is_step_short):
             return None
         measured = self._measure(found.setting, path, model=model)
         if measured is None:

@@ -42,7 +42,7 @@ from anneal_pipeline.observer import (
 from anneal_pipeline.reading import Reading
 from anneal_pipeline.training.diagnoses.facts import Planned
 from anneal_pipeline.training.eight_bit import check_optimizer
-from anneal_pipeline.training.loss import LogitsPath
+from anneal_pipeline.training.loss import LogitsPath, whole_logits_notice
 from anneal_pipeline.training.optimizer import AdapterOptimizer
 from anneal_pipeline.training.rank_allocator import make_allocator
 from anneal_pipeline.training.ranks import Ranks
@@ -123,6 +123,7 @@ def open_inputs(inputs: Inputs) -> Opened:
             require_packable(tuned.model, uri=inputs.config.model.uri)
         path = LogitsPath(tuned.model)
     rows = micro_batch.correct(path, model=tuned.model) or rows
+    _tell_whole_logits(inputs, path, rows=rows, length=micro_batch.length, tuned=tuned)
     plan = plan_steps(inputs.config, num_sequences=len(sequences), micro_batch_size=rows)
     opened = Opened(
         inputs=inputs,
@@ -189,6 +190,17 @@ def _micro_batch(inputs: Inputs, sequences: StepSequences) -> MicroBatch:
         room_of=inputs.room_of,
         observer=inputs.observer,
     )
+
+
+def _tell_whole_logits(
+    inputs: Inputs, path: LogitsPath, *, rows: int, length: int, tuned: TunedModel
+) -> None:
+    if path.selects or not inputs.ranks.is_first:
+        return
+    vocabulary = int(tuned.model.config.get_text_config().vocab_size)
+    message, num_bytes = whole_logits_notice(rows=rows, length=length, vocabulary=vocabulary)
+    fields = {"kind": "logits", "microBatchSize": rows, "tokens": length, "logitsBytes": num_bytes}
+    inputs.observer.on_event(EVENT_WARNING, message, {**fields, "vocabulary": vocabulary})
 
 
 def _check_early_stopping(config: PipelineConfig, data: PreparedData) -> None:

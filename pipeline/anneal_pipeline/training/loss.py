@@ -11,11 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from peft import PeftModel
 from torch.nn import functional
+from transformers import PreTrainedModel
 
+from anneal_pipeline.memory.plan import size_text
 from anneal_pipeline.training.batches import IGNORED, Batch
 
 _PROBE_TOLERANCE = 1e-2
@@ -42,6 +45,7 @@ class LogitsPath:
     def __init__(self, model: PeftModel) -> None:
         self._model = model
         self._causal = model.get_base_model()
+        self._body = _body_of(self._causal)
         self.selects = self._probe()
         """True when logits are computed for labelled tokens only."""
 
@@ -106,7 +110,7 @@ class LogitsPath:
         return logits
 
     def _hidden(self, batch: Batch) -> torch.Tensor:
-        output = self._causal.base_model(**batch.inputs(), use_cache=False)
+        output = self._body(**batch.inputs(), use_cache=False)
         hidden: torch.Tensor = output[0]
         return hidden
 
@@ -118,7 +122,7 @@ class LogitsPath:
     def _probe(self) -> bool:
         """Compare both ways on a few tokens."""
         head = self._causal.get_output_embeddings()
-        if head is None or self._causal.base_model is self._causal:
+        if head is None or self._body is self._causal:
             return False
         ids = torch.arange(2, 10, device=self._model.device).unsqueeze(0)
         batch = Batch(ids=ids, attention_mask=torch.ones_like(ids), labels=ids)
@@ -132,6 +136,27 @@ class LogitsPath:
             return False
         difference = (whole - selected).abs().max()
         return bool(difference <= _PROBE_TOLERANCE * whole.abs().max().clamp(min=1.0))
+
+
+def _body_of(causal: Any) -> Any:
+    """What makes the last hidden states; the model itself where that cannot be told apart."""
+    if causal.base_model is not causal:
+        return causal.base_model
+    # Llama 4: its prefix names a part of the model with images, which one for text does not have.
+    inner = getattr(causal, "model", None)
+    return inner if isinstance(inner, PreTrainedModel) else causal
+
+
+def whole_logits_notice(*, rows: int, length: int, vocabulary: int) -> tuple[str, int]:
+    """What to say where logits exist for every token, and the bytes they take in fp32."""
+    num_bytes = 4 * rows * length * vocabulary
+    return (
+        "The output head of this model does more than its config tells, so its logits are "
+        f"computed for all tokens at once: {rows} x {length} tokens x {vocabulary} words take "
+        f"{size_text(num_bytes)} in fp32, and their gradients as much again; if memory is short, "
+        "set training.microBatchSize or training.sequenceLength lower",
+        num_bytes,
+    )
 
 
 def _cut(

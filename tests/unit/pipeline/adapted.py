@@ -13,9 +13,9 @@ from anneal_pipeline.model.adapters import add_adapters, trainable_parameters
 from anneal_pipeline.model.targets import choose_targets
 
 
-def adapted(family: str = "llama", **lora: Any) -> PeftModel:
+def adapted(family: str = "llama", *, vocabulary: int = VOCABULARY, **lora: Any) -> PeftModel:
     """With random factors in place of those that begin as zero."""
-    model = make_family(family)
+    model = make_family(family, vocabulary=vocabulary)
     config = LoraConfig.parse({"rank": 4, "dropout": 0.0, **lora})
     tuned = add_adapters(model, config, targets=choose_targets(model, config), seed=3)
     generator = torch.Generator().manual_seed(5)

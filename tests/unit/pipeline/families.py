@@ -106,8 +106,8 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], tuple[str, ...], tuple[str, ...]]
 MIXTURES = ("mixtral", "qwen3-moe")
 
 
-def make_family(name: str) -> PreTrainedModel:
+def make_family(name: str, *, vocabulary: int = VOCABULARY) -> PreTrainedModel:
     torch.manual_seed(0)
     kind, arguments, _, _ = FAMILIES[name]
-    config = getattr(transformers, kind)(**arguments)
+    config = getattr(transformers, kind)(**{**arguments, "vocab_size": vocabulary})
     return AutoModelForCausalLM.from_config(config)
