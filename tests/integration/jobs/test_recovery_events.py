@@ -66,7 +66,9 @@ def test_a_run_out_of_memory_and_with_a_nan_row_tells_both_recoveries_everywhere
     server = ProgressServer(url=progress.url, token_path=token, ca_path=None)
 
     state, writer = RunState(), RunWriter(client, run_id, linger_seconds=0.1)
-    reporter = ProgressReporter(state, post=server.post, attempt=1)
+    reporter = ProgressReporter(  # a run shorter than its interval: all is told at the end
+        state, post=server.post, attempt=1, interval_seconds=3600.0
+    )
     observer = RunObserver(
         state=state,
         stop_file=tmp_path / "stop",
