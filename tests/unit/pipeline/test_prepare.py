@@ -127,3 +127,14 @@ def test_a_stop_leaves_nothing_and_the_next_attempt_prepares_anew(
         bench.prepare(rows, observer=Stopping(stop_at=stop_at), dataset=near)
     assert not (bench.root / "data").exists()
     assert bench.prepare(rows, dataset=near).report == first.report
+
+
+@pytest.mark.parametrize("num_rows", [499, 500])
+def test_fewer_than_500_training_rows_are_warned_of(bench: Bench, num_rows: int) -> None:
+    data = bench.prepare(
+        bench.kit.sums(num_rows), dataset={"split": {"train": 1.0, "validation": 0.0}}
+    )
+    warned = [warning for warning in data.report.warnings if "rows to train on" in warning]
+    assert [warning.split(";")[0] for warning in warned] == (
+        ["Only 499 rows to train on"] if num_rows < 500 else []
+    )
