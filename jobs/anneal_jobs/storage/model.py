@@ -37,9 +37,12 @@ _WANTED = (
     "merges.txt",
     "chat_template.jinja",
     "chat_template.json",
+    "additional_chat_templates/*.jinja",
     "LICENSE*",
 )
 _WEIGHTS = "*.safetensors*"
+_TEMPLATES = "additional_chat_templates/"
+"""The only folder that is taken too: that of further chat templates, as one for rows with tools."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +68,7 @@ def find_model(config: ModelConfig, *, to: Path, access: SourceAccess) -> list[S
     names = [file.name for file in found]
     check_model_files([name for name in names if "/" not in name] or names, uri=str(uri))
     files = [file for file in found if any(fnmatch(file.name, p) for p in _WANTED)]
-    files = [file for file in files if "/" not in file.name]
+    files = [file for file in files if "/" not in file.name.removeprefix(_TEMPLATES)]
     to.mkdir(parents=True, exist_ok=True)
     description = next(file for file in files if file.name == CONFIG_NAME)
     check_model_config(description.fetch(to, ignore_chunk).read_bytes(), uri=str(uri))

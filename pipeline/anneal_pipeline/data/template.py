@@ -34,6 +34,9 @@ PLAIN_TEMPLATE = (
 """For models without a chat template: the instruction style of Stanford Alpaca."""
 
 _BOS = "{{ bos_token }}"
+_EVERY_ROW = "default"
+_TOOL_ROWS = "tool_use"
+"""The names by which transformers chooses among several templates."""
 
 
 class TemplateRefusedRowError(PipelineError):
@@ -65,18 +68,42 @@ class TemplateChoice:
 
 
 def settle_template(tokenizer: PreTrainedTokenizerBase) -> TemplateChoice:
-    """Make `tokenizer.chat_template` the one template of training, evaluation and export."""
-    template = tokenizer.chat_template
-    if isinstance(template, dict):
-        template = template.get("default")
-    origin = "model" if template else "plain"
-    template = template or PLAIN_TEMPLATE
+    """Make `tokenizer.chat_template` the one template of training, evaluation and export.
+
+    Where the model has a template of its own for rows with tools, these are two: transformers takes
+    the second wherever there are tools, here as in serving. Raises UserError where none of several
+    is meant for every row.
+    """
+    own = _templates_of(tokenizer.chat_template)
+    templates = {
+        name: _with_bos(tokenizer, text)
+        for name, text in (own or {_EVERY_ROW: PLAIN_TEMPLATE}).items()
+    }
+    tokenizer.chat_template = templates if _TOOL_ROWS in templates else templates[_EVERY_ROW]
+    digest = hashlib.sha256("\0".join(templates.values()).encode()).hexdigest()
+    return TemplateChoice(origin="model" if own else "plain", sha256=digest)
+
+
+def _templates_of(value: str | Mapping[str, str] | None) -> dict[str, str]:
+    """The templates that rows are rendered with, by the names transformers chooses them by."""
+    named = value if isinstance(value, Mapping) else {_EVERY_ROW: value}
+    found = {name: text for name, text in named.items() if text}
+    if len(found) == 1:
+        return {_EVERY_ROW: next(iter(found.values()))}
+    if found and _EVERY_ROW not in found:
+        raise UserError(
+            TEMPLATE_UNSUPPORTED,
+            f"The model has several chat templates ({', '.join(sorted(found))}), but none called "
+            f"{_EVERY_ROW}, so no one can tell which is meant for these rows; name one of them "
+            f"{_EVERY_ROW} in the model's tokenizer files, or keep only one",
+        )
+    return {name: found[name] for name in (_EVERY_ROW, _TOOL_ROWS) if name in found}
+
+
+def _with_bos(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
+    """The template with the BOS that the tokenizer would add, unless it writes one itself."""
     writes_bos = "bos_token" in template or str(tokenizer.bos_token) in template
-    if _wants_bos(tokenizer) and not writes_bos:
-        template = _BOS + template
-    tokenizer.chat_template = template
-    digest = hashlib.sha256(template.encode()).hexdigest()
-    return TemplateChoice(origin=origin, sha256=digest)
+    return _BOS + template if _wants_bos(tokenizer) and not writes_bos else template
 
 
 def _wants_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -106,6 +133,7 @@ def render(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> Re
     messages, tools = conversation.messages(), conversation.tools
     _require_place_for_tools(tokenizer, conversation)
     text = render_prompt(tokenizer, messages, tools=tools, for_answer=False)
+    _require_told(conversation, text)
     spans = []
     for index, turn in enumerate(conversation.turns):
         if turn.role != ASSISTANT:
@@ -145,13 +173,25 @@ def _require_kept(turn: Turn, text: str, *, number: int) -> None:
 def _require_place_for_tools(
     tokenizer: PreTrainedTokenizerBase, conversation: Conversation
 ) -> None:
-    if conversation.tools and "tools" not in str(tokenizer.chat_template):
+    tools = list(conversation.tools)
+    if tools and "tools" not in tokenizer.get_chat_template(tools=tools):
         place = conversation.place
         raise UserError(
             TEMPLATE_UNSUPPORTED,
             f"The chat template has no place for tools, but row {place.line} of {place.file} "
             "defines some; the model would learn calls of functions it is never told of. Use a "
             "model whose template takes tools, or rows without them",
+        )
+
+
+def _require_told(conversation: Conversation, text: str) -> None:
+    """Refuse rows with tools that the template writes in some rows, but not in these."""
+    names = [str(tool["function"]["name"]) for tool in conversation.tools]
+    lost = [name for name in names if name not in text]
+    if lost:
+        raise TemplateRefusedRowError(
+            f"loses the definition of {', '.join(lost)}: the chat template does not write the "
+            "tools of such a row"
         )
 
 

@@ -2,20 +2,22 @@
 
 The rendered text is tokenised once, without added special tokens (the template writes its own), and
 the mask follows from character offsets: BPE merges across the border of prompt and answer therefore
-cannot shift it. Every masked span ends in a token that stops generation.
+cannot shift it. Every masked span ends in a token that stops generation: one of the model's own, or
+the special token that the template puts behind answers, never one in the middle of a turn.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
+from anneal_pipeline.data.closings import closings
 from anneal_pipeline.data.conversation import Conversation
-from anneal_pipeline.data.template import Span, render
+from anneal_pipeline.data.offsets import Tokens
+from anneal_pipeline.data.template import Rendered, Span, render
 from anneal_pipeline.errors import MODEL_UNSUPPORTED, TEMPLATE_UNSUPPORTED, UserError
 
 
@@ -62,8 +64,12 @@ class Tokenisation:
                 "loss mask needs; use a model that has a tokenizer.json",
             )
         self.tokenizer = tokenizer
-        self._special = frozenset(tokenizer.all_special_ids)
+        self._special = frozenset(tokenizer.all_special_ids).union(
+            number for number, token in tokenizer.added_tokens_decoder.items() if token.special
+        )
         self._stops = stop_ids
+        self._closings: dict[bool, tuple[str, ...]] = {}
+        """By whether the row has tools: those may have a template of their own."""
         self.seen_stops: set[int] = set()
         """The tokens that did end answers: generation has to stop at these."""
 
@@ -71,55 +77,77 @@ class Tokenisation:
         if conversation.text is not None:
             return self._text_row(conversation.text)
         rendered = render(self.tokenizer, conversation)
-        encoding = self.tokenizer(
-            rendered.text, add_special_tokens=False, return_offsets_mapping=True
-        )
-        ids: list[int] = encoding["input_ids"]
-        offsets: list[tuple[int, int]] = encoding["offset_mapping"]
-        mask = [0] * len(ids)
+        tokens = self._tokens(rendered.text)
+        mask = [0] * len(tokens.ids)
+        closing = self._closings_for(conversation)
         for span in rendered.spans:
-            inside = _tokens_inside(offsets, span)
-            last = self._stop_position(ids, inside, conversation=conversation)
+            inside = tokens.inside(span)
+            last = self._stop_position(tokens, inside, border=_border(rendered, span, closing))
+            if last is None:
+                raise _endless(conversation)
             for position in range(inside.start, last + 1):
                 mask[position] = 1
-            self.seen_stops.add(ids[last])
-        return TokenRow(ids=ids, is_response=mask)
+            self.seen_stops.add(tokens.ids[last])
+        return TokenRow(ids=tokens.ids, is_response=mask)
+
+    def _tokens(self, text: str) -> Tokens:
+        encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        return Tokens(
+            text=text,
+            ids=encoding["input_ids"],
+            offsets=encoding["offset_mapping"],
+            name_of=self.tokenizer.convert_ids_to_tokens,
+        )
 
     def _text_row(self, text: str) -> TokenRow:
-        """Plain text: all of it is trained, with the BOS the tokenizer adds and an EOS."""
+        """Plain text: all of it is trained, with the BOS the tokenizer adds and an EOS.
+
+        Rows that were rendered before often have these already.
+        """
         ids: list[int] = self.tokenizer(text)["input_ids"]
-        eos = self.tokenizer.eos_token_id
+        bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
+        if bos is not None and ids[:2] == [bos, bos]:
+            del ids[0]
         if eos is not None and ids[-1:] != [eos]:
             ids.append(eos)
+        if eos is not None and ids[-2:] == [eos, eos]:
+            del ids[-1]
         self.seen_stops.update(ids[-1:])
         return TokenRow(ids=ids, is_response=[1] * len(ids))
 
-    def _stop_position(
-        self, ids: Sequence[int], inside: range, *, conversation: Conversation
-    ) -> int:
+    def _closings_for(self, conversation: Conversation) -> tuple[str, ...]:
+        has_tools = bool(conversation.tools)
+        if has_tools not in self._closings:
+            self._closings[has_tools] = closings(self.tokenizer, tools=conversation.tools)
+        return self._closings[has_tools]
+
+    def _stop_position(self, tokens: Tokens, inside: range, *, border: int) -> int | None:
+        """The last stop in what the template wrote from character `border` on; None without one."""
+        behind = [position for position in inside if tokens.offsets[position][1] > border]
         for known in (self._stops, self._special):
-            for position in reversed(inside):
-                if ids[position] in known:
+            for position in reversed(behind):
+                if tokens.ids[position] in known:
                     return position
-        raise UserError(
-            TEMPLATE_UNSUPPORTED,
-            f"The chat template ends the answer of row {conversation.place.line} of "
-            f"{conversation.place.file} without a token that stops generation; the tuned model "
-            "would never stop. Use a model whose template ends its answers with a special token",
-        )
+        return None
 
 
-def _tokens_inside(offsets: Sequence[tuple[int, int]], span: Span) -> range:
-    """Positions of the tokens that begin and end inside the span."""
-    begin = bisect_left(offsets, span.start, key=_start)
-    while begin < len(offsets) and offsets[begin][1] <= span.start:
-        begin += 1
-    return range(begin, max(begin, bisect_right(offsets, span.end, key=_end)))
+def _border(rendered: Rendered, span: Span, known: Sequence[str]) -> int:
+    """Where the template's closing of a turn begins, in characters.
+
+    A turn that ends otherwise than answers do (a call may) has nothing but its last token, blanks
+    left out.
+    """
+    text = rendered.text[span.start : span.end]
+    closing = next((closing for closing in known if text.endswith(closing)), None)
+    if closing is not None:
+        return span.end - len(closing)
+    return span.start + len(text.rstrip()) - 1
 
 
-def _start(offset: tuple[int, int]) -> int:
-    return offset[0]
-
-
-def _end(offset: tuple[int, int]) -> int:
-    return offset[1]
+def _endless(conversation: Conversation) -> UserError:
+    return UserError(
+        TEMPLATE_UNSUPPORTED,
+        f"The chat template ends the answer of row {conversation.place.line} of "
+        f"{conversation.place.file} without a token that stops generation; the tuned model "
+        "would never stop. Use a model whose template ends its answers with a special token",
+    )

@@ -9,7 +9,7 @@ import pytest
 
 from anneal_jobs.run_state import RunState
 from anneal_jobs.storage.meter import OnBytes, OnChunk
-from anneal_jobs.storage.model import fetch_model
+from anneal_jobs.storage.model import fetch_model, find_model
 from anneal_jobs.storage.outputs import OutputUploader, restore_workspace
 from anneal_jobs.storage.s3 import S3Settings
 from anneal_jobs.storage.source import SourceAccess
@@ -141,3 +141,24 @@ def test_the_digest_of_a_model_is_work_that_is_told_and_can_be_stopped(tmp_path:
             on_bytes=stop_in_the_digest,
         )
     assert told[-1] > MEBIBYTE
+
+
+def test_further_chat_templates_of_a_model_are_fetched_with_it(tmp_path: Path) -> None:
+    """And nothing else of its folders."""
+    model = tmp_path / "model"
+    templates = model / "additional_chat_templates"
+    for folder in (model, templates, templates / "old", model / "other"):
+        folder.mkdir()
+        (folder / "tool_use.jinja").write_text("{{ tools }}")
+        (folder / "tokenizer.json").write_text("{}")
+    (model / "config.json").write_text("{}")
+    (model / "model.safetensors").write_bytes(b"w")
+    files = find_model(
+        ModelConfig(uri=str(model)), to=tmp_path / "to", access=SourceAccess(s3=S3Settings())
+    )
+    assert [file.name for file in files] == [
+        "additional_chat_templates/tool_use.jinja",
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+    ]

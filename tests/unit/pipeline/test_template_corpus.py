@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import replace
+from itertools import pairwise, product
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.unit.pipeline.template_families import (
+    FAMILIES,
+    KEEPING,
+    WITH_TOOLS,
+    Family,
+    conversation,
+    families,
+    settled,
+    trained_spans,
+)
+from tests.unit.pipeline.tokenizer_kinds import KINDS, Kind, add_bos
 from transformers import AutoTokenizer
 
 from anneal_pipeline.data.conversation import Conversation, Turn
@@ -19,77 +29,7 @@ from anneal_pipeline.data.rows import Place
 from anneal_pipeline.data.template import TemplateRefusedRowError, render, settle_template
 from anneal_pipeline.data.tokens import Tokenisation, stop_token_ids
 from anneal_pipeline.errors import TEMPLATE_UNSUPPORTED, UserError
-
-FOLDER = Path(__file__).parent / "templates"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Family:
-    name: str
-    special: tuple[str, ...]
-    eos: str
-    bos: str = "<bos>"
-    stop: str | None = None
-    """What ends an answer, where it is not EOS; named in the model's generation config."""
-    takes_tools: bool = False
-    keeps_turns: bool = True
-    """False: earlier answers are rendered otherwise once the conversation goes on."""
-    takes_system: bool = True
-    thought: str = ""
-    """What the template puts before an answer without reasoning."""
-
-
-FAMILIES = [
-    Family(name="chatml", special=("<|im_start|>", "<|im_end|>"), eos="<|im_end|>"),
-    Family(name="llama-2", special=("<bos>", "</s>"), eos="</s>"),
-    Family(
-        name="llama-3",
-        special=("<bos>", "<eos>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>"),
-        eos="<eos>",
-        stop="<|eot_id|>",
-        takes_tools=True,
-    ),
-    Family(
-        name="mistral",
-        special=("<bos>", "</s>", "[INST]", "[/INST]", "[TOOL_CALLS]"),
-        eos="</s>",
-        takes_tools=True,
-        takes_system=False,
-    ),
-    Family(
-        name="gemma",
-        special=("<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"),
-        eos="<eos>",
-        stop="<end_of_turn>",
-        takes_system=False,
-    ),
-    Family(
-        name="gemma-tools",
-        special=("<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>", "<start_function_call>"),
-        eos="<eos>",
-        stop="<end_of_turn>",
-        takes_tools=True,
-    ),
-    Family(
-        name="phi-3",
-        special=("<|end|>", "<|endoftext|>", "<|user|>", "<|assistant|>"),
-        eos="<|endoftext|>",
-        stop="<|end|>",
-    ),
-    Family(
-        name="qwen-thinking",
-        special=("<|im_start|>", "<|im_end|>"),
-        eos="<|im_end|>",
-        takes_tools=True,
-        keeps_turns=False,
-        thought="<think>\n\n</think>\n\n",
-    ),
-    Family(name="zephyr", special=("<bos>", "</s>"), eos="</s>"),
-    Family(name="deepseek", special=("<bos>", "</s>", "<User>", "<Assistant>"), eos="</s>"),
-    Family(name="none", special=("<bos>", "</s>"), eos="</s>"),
-]
-KEEPING = [family for family in FAMILIES if family.keeps_turns]
-WITH_TOOLS = [family for family in FAMILIES if family.takes_tools]
+from anneal_pipeline.evaluation.questions import Question, question_of_prompt
 
 FAST = settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 # Words of every script, without the marks that templates themselves are made of.
@@ -101,84 +41,44 @@ TEXTS = st.text(
 
 
 @pytest.fixture(scope="module")
-def made(kit: ModuleType) -> dict[str, Any]:
-    """Tokenizers by family, their templates settled."""
-    tokenizers = {}
-    for family in FAMILIES:
-        path = FOLDER / f"{family.name}.jinja"
-        tokenizer = kit.make_tokenizer(
-            template=path.read_text(encoding="utf-8") if path.is_file() else None,
-            special=["<pad>", *family.special],
-            eos_token=family.eos,
-            bos_token=family.bos if family.bos in family.special else family.eos,
-        )
-        settle_template(tokenizer)
-        tokenizers[family.name] = tokenizer
-    return tokenizers
-
-
-def conversation(*contents: str, system: str | None = None) -> Conversation:
-    turns = [Turn(("user", "assistant")[i % 2], content) for i, content in enumerate(contents)]
-    if system is not None:
-        turns.insert(0, Turn("system", system))
-    return Conversation(place=Place(file="rows.jsonl", line=3), turns=tuple(turns))
-
-
-def tokenisation_of(family: Family, tokenizer: Any) -> Tokenisation:
-    stop = None if family.stop is None else tokenizer.convert_tokens_to_ids(family.stop)
-    return Tokenisation(tokenizer, stop_ids=stop_token_ids(tokenizer, stop))
-
-
-def trained_spans(family: Family, tokenizer: Any, row: Conversation) -> list[list[int]]:
-    """The runs of trained tokens of a row."""
-    tokens = tokenisation_of(family, tokenizer).row(row)
-    spans: list[list[int]] = []
-    previous = 0
-    for token, is_response in zip(tokens.ids, tokens.is_response, strict=True):
-        if is_response and not previous:
-            spans.append([])
-        if is_response:
-            spans[-1].append(token)
-        previous = is_response
-    return spans
-
-
-def families(among: list[Family]) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("family", [pytest.param(f, id=f.name) for f in among])
+def made() -> dict[str, Tokenisation]:
+    """Of byte-level tokenizers, by family, their templates settled."""
+    return {family.name: settled(family, KINDS[0]) for family in FAMILIES}
 
 
 @families(FAMILIES)
 def test_every_template_but_none_is_a_file(family: Family) -> None:
-    assert (FOLDER / f"{family.name}.jinja").is_file() is (family.name != "none")
+    assert (family.template() is not None) is (family.name != "none")
 
 
 @families(FAMILIES)
 @FAST
 @given(question=TEXTS, answer=TEXTS)
 def test_eos_outside_the_loss_the_last_trained_token_of_an_answer_stops(
-    made: dict[str, Any], family: Family, question: str, answer: str
+    made: dict[str, Tokenisation], family: Family, question: str, answer: str
 ) -> None:
     """Pitfall: end of turn outside the loss: the model never stops."""
-    tokenizer = made[family.name]
-    (span,) = trained_spans(family, tokenizer, conversation(question, answer))
-    stop = tokenizer.convert_tokens_to_ids(family.stop or family.eos)
-    assert span[-1] == stop or tokenizer.decode(span[-1:]) == family.eos
-    assert stop in span
+    tokenizer = made[family.name].tokenizer
+    (span,) = trained_spans(made[family.name], conversation(question, answer))
+    stop = family.stop or family.eos
+    last = family.closing.strip() or stop  # Phi-3 alone writes an EOS behind the last turn
+    assert tokenizer.convert_ids_to_tokens(span[-1]) == last
+    assert tokenizer.convert_tokens_to_ids(stop) in span
+    assert span[-1] in made[family.name].seen_stops
 
 
 @families(FAMILIES)
 @FAST
 @given(question=TEXTS, answer=TEXTS)
 def test_mask_all_0_or_all_1_what_is_trained_decodes_to_the_answer(
-    made: dict[str, Any], family: Family, question: str, answer: str
+    made: dict[str, Tokenisation], family: Family, question: str, answer: str
 ) -> None:
     """Pitfall: no generation tags in the stock template: mask all 0 or all 1."""
-    tokenizer = made[family.name]
     row = conversation(question, answer)
-    (span,) = trained_spans(family, tokenizer, row)
-    text = tokenizer.decode(span, skip_special_tokens=True)
-    assert text.removeprefix(family.thought).strip() == answer
-    tokens = tokenisation_of(family, tokenizer).row(row)
+    (span,) = trained_spans(made[family.name], row)
+    text = made[family.name].tokenizer.decode(span)
+    assert text == family.trained(answer, is_last=True)
+    tokens = made[family.name].row(row)
     assert 0 < sum(tokens.is_response) < len(tokens.ids)
 
 
@@ -186,88 +86,134 @@ def test_mask_all_0_or_all_1_what_is_trained_decodes_to_the_answer(
 @FAST
 @given(texts=st.lists(TEXTS, min_size=4, max_size=4))
 def test_every_answer_of_a_conversation_is_trained(
-    made: dict[str, Any], family: Family, texts: list[str]
+    made: dict[str, Tokenisation], family: Family, texts: list[str]
 ) -> None:
-    tokenizer = made[family.name]
-    spans = trained_spans(family, tokenizer, conversation(*texts))
-    stops = {family.stop or family.eos, family.eos}
-    decoded = [tokenizer.decode(span, skip_special_tokens=True).strip() for span in spans]
-    assert decoded == texts[1::2]
-    assert all(tokenizer.decode(span[-1:]) in stops for span in spans)
+    first, second = trained_spans(made[family.name], conversation(*texts))
+    decode = made[family.name].tokenizer.decode
+    assert decode(first) == family.trained(texts[1], is_last=False)
+    assert decode(second) == family.trained(texts[3], is_last=True)
 
 
 @families(KEEPING)
 @FAST
 @given(texts=st.lists(TEXTS, min_size=4, max_size=4))
 def test_template_changes_earlier_turns_fewer_turns_render_to_a_prefix(
-    made: dict[str, Any], family: Family, texts: list[str]
+    made: dict[str, Tokenisation], family: Family, texts: list[str]
 ) -> None:
     """Pitfall: the chat template strips `<think>` or changes earlier turns."""
-    tokenizer = made[family.name]
+    tokenizer = made[family.name].tokenizer
     whole, part = (render(tokenizer, conversation(*texts[:n])) for n in (4, 2))
-    closed = part.text.removesuffix(family.eos) if family.name == "phi-3" else part.text
-    assert whole.text.startswith(closed)
+    assert whole.text.startswith(part.text.removesuffix(family.closing.strip()))
     assert whole.spans[0].start == part.spans[0].start
 
 
-def test_template_strips_think_and_is_refused_with_the_reason(made: dict[str, Any]) -> None:
+def test_template_strips_think_and_is_refused_with_the_reason(
+    made: dict[str, Tokenisation],
+) -> None:
     """Pitfall: the chat template strips `<think>` or changes earlier turns."""
     row = conversation("one", "<think>so</think>1", "two", "2")
     with pytest.raises(UserError, match="changes earlier text") as caught:
-        render(made["qwen-thinking"], row)
+        render(made["qwen-thinking"].tokenizer, row)
     assert caught.value.reason == TEMPLATE_UNSUPPORTED
     assert "row 3 of rows.jsonl" in caught.value.message
 
 
-def test_a_row_whose_reasoning_the_template_drops_is_refused(made: dict[str, Any]) -> None:
+def test_a_row_whose_reasoning_the_template_drops_is_refused(made: dict[str, Tokenisation]) -> None:
     with pytest.raises(TemplateRefusedRowError, match="loses text of its message 2"):
-        render(made["deepseek"], conversation("one", "<think>so</think>1"))
+        render(made["deepseek"].tokenizer, conversation("one", "<think>so</think>1"))
 
 
-def test_reasoning_that_the_template_keeps_is_trained(made: dict[str, Any]) -> None:
+def test_reasoning_that_the_template_keeps_is_trained(made: dict[str, Tokenisation]) -> None:
     family = next(f for f in FAMILIES if f.name == "qwen-thinking")
     row = conversation("one", "<think>\nso\n</think>\n\n1")
-    (span,) = trained_spans(family, made[family.name], row)
-    assert made[family.name].decode(span) == "<think>\nso\n</think>\n\n1<|im_end|>"
+    (span,) = trained_spans(made[family.name], row)
+    assert made[family.name].tokenizer.decode(span) == "<think>\nso\n</think>\n\n1<|im_end|>"
 
 
 @families(FAMILIES)
-def test_bos_twice_there_is_exactly_one(made: dict[str, Any], family: Family) -> None:
+@pytest.mark.parametrize("adds", [False, True], ids=["as it is", "add_bos_token"])
+def test_bos_twice_there_is_exactly_one(family: Family, adds: bool) -> None:
     """Pitfall: BOS twice, by template and tokenizer."""
-    tokenizer = made[family.name]
-    tokens = tokenisation_of(family, tokenizer).row(conversation("What is it?", "It is blue."))
-    wants_one = "bos_token" in tokenizer.chat_template
-    assert list(tokens.ids).count(tokenizer.convert_tokens_to_ids(family.bos)) == int(wants_one)
-    assert not wants_one or tokens.ids[0] == tokenizer.bos_token_id
+    tokenizer = family.tokenizer(KINDS[0])
+    if adds and family.bos:
+        add_bos(tokenizer)
+    settle_template(tokenizer)
+    tokenisation = Tokenisation(tokenizer, stop_ids=stop_token_ids(tokenizer, None))
+    bos = tokenizer.bos_token_id
+    wants_one = bos is not None and (adds or "bos_token" in tokenizer.chat_template)
+    contents = ["one", "1", "two", "2", "three", "3"] if family.keeps_turns else ["one", "1"]
+    ids = list(tokenisation.row(conversation(*contents)).ids)
+    # Llama-2's template begins every question as a text of its own, no other does.
+    num_texts = 3 if family.name == "llama-2" else 1
+    assert ids.count(bos) == (num_texts if wants_one else 0)
+    assert (ids[0] == bos) is wants_one
+    assert (bos, bos) not in list(pairwise(ids))
+    assert question_of_prompt("one").tokens(tokenizer).count(bos) == int(wants_one)
+
+
+@pytest.mark.parametrize("adds", [False, True], ids=["as it is", "add_bos_token"])
+def test_a_text_that_was_rendered_before_gets_no_second_bos_or_eos(adds: bool) -> None:
+    family = next(f for f in FAMILIES if f.name == "llama-2")
+    tokenizer = family.tokenizer(KINDS[0])
+    if adds:
+        add_bos(tokenizer)
+    tokenisation = Tokenisation(tokenizer, stop_ids=frozenset())
+    place = Place(file="rows.jsonl", line=3)
+    rendered = Conversation(place=place, text="<bos>[INST] q [/INST] a </s>")
+    assert tokenizer.decode(tokenisation.row(rendered).ids) == rendered.text
+    plain = Conversation(place=place, text="sky")
+    want = "<bos>sky</s>" if adds else "sky</s>"
+    assert tokenizer.decode(tokenisation.row(plain).ids) == want
+
+
+def twenty_prompts(family: Family) -> list[Conversation]:
+    """Prompts with their answers: plain ones, with a system message, and after earlier turns."""
+    answers = ["It is blue.", "\u4f60\u597d \U0001f600", "a  b\n- c", "na\u00efve"]
+    questions = ["What is it?", "\ufb01nd \u00bd", "\U0001f600", "  so?\n", "<b>[x]</b>\t{y}"]
+    rows = []
+    for number, (question, answer) in enumerate(product(questions, answers)):
+        system = "Be brief" if number % 3 == 1 and family.takes_system else None
+        earlier = ["one", "1", "two", "2"] if number % 3 == 2 and family.keeps_turns else []
+        rows.append(conversation(*earlier, question, answer, system=system))
+    return rows
 
 
 @families(FAMILIES)
+@pytest.mark.parametrize("kind", [KINDS[0], KINDS[1], KINDS[-1]], ids=lambda kind: kind.name)
 def test_the_exported_tokenizer_serves_the_ids_that_were_trained(
-    made: dict[str, Any], family: Family, tmp_path: Path
+    family: Family, kind: Kind, tmp_path: Path
 ) -> None:
-    """Pitfall: the train template is not the serving template."""
-    tokenizer = made[family.name]
-    row = conversation("What is it?", "It is blue.")
-    trained = tokenisation_of(family, tokenizer).row(row)
-    tokenizer.save_pretrained(tmp_path)
+    """Pitfall: the train template is not the serving template.
+
+    Ids are equal for 20 prompts, in training, in our own evaluation and by the export.
+    """
+    tokenisation = settled(family, kind)
+    tokenisation.tokenizer.save_pretrained(tmp_path)
     served = AutoTokenizer.from_pretrained(tmp_path)
-    assert served.apply_chat_template(row.messages(), return_dict=False) == trained.ids
-    prompt = served.apply_chat_template(
-        row.messages()[:1], add_generation_prompt=True, return_dict=False
-    )
-    assert trained.ids[: len(prompt)] == prompt
-    assert sum(trained.is_response[: len(prompt)]) == 0
+    rows = twenty_prompts(family)
+    assert len({row.content_key() for row in rows}) == 20
+    for row in rows:
+        trained = tokenisation.row(row)
+        assert served.apply_chat_template(row.messages(), return_dict=False) == trained.ids
+        prompt = served.apply_chat_template(
+            row.messages()[:-1], add_generation_prompt=True, return_dict=False
+        )
+        assert prompt == Question(messages=row.messages()[:-1]).tokens(tokenisation.tokenizer)
+        assert trained.ids[: len(prompt)] == prompt
+        answer = trained.is_response[len(prompt) :]
+        assert trained.is_response[len(prompt) - 1] == 0
+        assert answer[0] == 1
 
 
 @families(FAMILIES)
-def test_the_system_message_is_not_trained(made: dict[str, Any], family: Family) -> None:
-    tokenizer = made[family.name]
+def test_the_system_message_is_not_trained(made: dict[str, Tokenisation], family: Family) -> None:
+    tokenizer = made[family.name].tokenizer
     row = conversation("q", "answer", system="Be brief")
     if not family.takes_system:
         with pytest.raises(TemplateRefusedRowError, match="is refused by the chat template"):
             render(tokenizer, row)
         return
-    (span,) = trained_spans(family, tokenizer, row)
+    (span,) = trained_spans(made[family.name], row)
     assert "Be brief" in render(tokenizer, row).text
     assert "Be brief" not in tokenizer.decode(span)
 
@@ -276,13 +222,13 @@ def test_the_system_message_is_not_trained(made: dict[str, Any], family: Family)
 @FAST
 @given(question=st.text("ab \n", max_size=8), answer=st.text("ab", min_size=1, max_size=8))
 def test_prompt_tokens_no_prefix_bpe_merges_at_the_border_move_nothing(
-    made: dict[str, Any], family: Family, question: str, answer: str
+    made: dict[str, Tokenisation], family: Family, question: str, answer: str
 ) -> None:
     """Pitfall: prompt tokens are not a prefix of prompt and completion tokens."""
-    tokenizer = made[family.name]
-    (span,) = trained_spans(family, tokenizer, conversation(f"{question}x", answer))
+    tokenizer = made[family.name].tokenizer
+    (span,) = trained_spans(made[family.name], conversation(f"{question}x", answer))
     text = tokenizer.decode(span, skip_special_tokens=True)
-    assert text.removeprefix(family.thought).strip() == answer
+    assert text.removeprefix(family.before).strip() == answer
 
 
 ARGUMENTS = {"city": 'Sao "P" Paulo', "days": 2, "tags": ["a"], "deep": {"x": True}}
@@ -300,30 +246,70 @@ TOOL_ROW = Conversation(
 )
 
 
+def call_in(text: str) -> tuple[str, object]:
+    """Name and arguments of the one call, in whichever form the family writes them."""
+    fenced = re.search(r"function<[^>]+sep[^>]+>(\w+)\n```json\n(.*)\n```", text)
+    if fenced:
+        return fenced[1], json.loads(fenced[2])
+    call = json.loads(re.sub(r"^\[|\]$", "", text[text.index("{") : text.rindex("}") + 1]))
+    return call["name"], call.get("arguments", call.get("parameters"))
+
+
 @families(WITH_TOOLS)
 def test_tool_arguments_double_encoded_calls_come_back_as_they_were(
-    made: dict[str, Any], family: Family
+    made: dict[str, Tokenisation], family: Family
 ) -> None:
     """Pitfall: tool arguments double-encoded."""
-    tokenizer = made[family.name]
-    call, answer = trained_spans(family, tokenizer, TOOL_ROW)
+    tokenizer = made[family.name].tokenizer
+    call, answer = trained_spans(made[family.name], TOOL_ROW)
     text = tokenizer.decode(call)
-    found = json.loads(re.sub(r"^\[|\]$", "", text[text.index("{") : text.rindex("}") + 1]))
-    assert found["name"] == "weather"
-    assert found.get("arguments", found.get("parameters")) == ARGUMENTS
+    assert call_in(text) == ("weather", ARGUMENTS)
+    assert text.endswith(family.stop or family.eos)
     assert "null" not in text
-    assert "Sunny." in tokenizer.decode(answer)
+    # The frame of a reasoning model's thought is there once in an exchange with tools, too.
+    assert tokenizer.decode(answer) == family.trained("Sunny.", is_last=True)
+
+
+@families(WITH_TOOLS)
+def test_fewer_turns_with_calls_and_results_render_to_a_prefix(
+    made: dict[str, Tokenisation], family: Family
+) -> None:
+    tokenizer = made[family.name].tokenizer
+    result = Turn("tool", "rain", {"name": "weather"})
+    question, call, first, answer = TOOL_ROW.turns
+    turns = (question, *(call, first, result) * 2, answer)
+    whole = render(tokenizer, replace(TOOL_ROW, turns=turns))
+    for number, num_answers in ((2, 1), (5, 2), (8, 3)):
+        part = render(tokenizer, replace(TOOL_ROW, turns=turns[:number]))
+        assert whole.text.startswith(part.text)
+        assert whole.spans[:num_answers] == part.spans
+
+
+@families(WITH_TOOLS)
+def test_a_second_question_keeps_calls_and_tools_or_is_refused(
+    made: dict[str, Tokenisation], family: Family
+) -> None:
+    tokenizer = made[family.name].tokenizer
+    row = replace(TOOL_ROW, turns=TOOL_ROW.turns * 2)
+    if not (family.keeps_turns and family.keeps_tools):
+        with pytest.raises(UserError, match="changes earlier text") as caught:
+            render(tokenizer, row)
+        assert caught.value.reason == TEMPLATE_UNSUPPORTED
+        return
+    whole, part = render(tokenizer, row), render(tokenizer, TOOL_ROW)
+    assert whole.text.startswith(part.text)
+    assert whole.spans[:2] == part.spans
 
 
 @families(WITH_TOOLS)
 def test_tool_results_and_definitions_are_told_but_not_trained(
-    made: dict[str, Any], family: Family
+    made: dict[str, Tokenisation], family: Family
 ) -> None:
-    tokenizer = made[family.name]
+    tokenizer = made[family.name].tokenizer
     text = render(tokenizer, TOOL_ROW).text
-    spans = trained_spans(family, tokenizer, TOOL_ROW)
+    spans = trained_spans(made[family.name], TOOL_ROW)
     trained = "".join(tokenizer.decode(span) for span in spans)
-    for told in ("sunny intervals", '"parameters"', '"type"'):
+    for told in ("sunny intervals", '{"type": "object"}'):
         assert told in text
     assert "sunny intervals" not in trained
     assert '"type"' not in trained
@@ -331,14 +317,14 @@ def test_tool_results_and_definitions_are_told_but_not_trained(
 
 @families([family for family in FAMILIES if not family.takes_tools])
 def test_a_template_without_tools_refuses_rows_that_define_them(
-    made: dict[str, Any], family: Family
+    made: dict[str, Tokenisation], family: Family
 ) -> None:
     with pytest.raises(UserError, match="no place for tools") as caught:
-        render(made[family.name], TOOL_ROW)
+        render(made[family.name].tokenizer, TOOL_ROW)
     assert caught.value.reason == TEMPLATE_UNSUPPORTED
 
 
-def test_a_call_that_the_template_drops_is_refused(made: dict[str, Any]) -> None:
+def test_a_call_that_the_template_drops_is_refused(made: dict[str, Tokenisation]) -> None:
     row = Conversation(place=TOOL_ROW.place, turns=TOOL_ROW.turns[:2])
     with pytest.raises(TemplateRefusedRowError, match="writes no tool calls"):
-        render(made["chatml"], row)
+        render(made["chatml"].tokenizer, row)
