@@ -38,9 +38,10 @@ TRAINER_REASON_DOCS: dict[str, ReasonDoc] = {
         remedy="Raise training.sequenceLength, or drop or truncate such rows.",
     ),
     "TemplateUnsupported": _doc(
-        "The chat template changes earlier turns, so responses cannot be told apart.",
+        "The chat template changes earlier turns, ends no answer, has no place for tools, or is "
+        "one of several without a default.",
         who=USER,
-        remedy="Use a model whose template keeps earlier turns as they are.",
+        remedy="Do what the message says, or use a model whose template keeps earlier turns.",
     ),
     "ModelNotFound": _doc("The base model does not exist.", who=USER, remedy="Correct model.uri."),
     "ModelNotSafetensors": _doc(
