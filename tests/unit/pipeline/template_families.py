@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.pipeline.tokenizer_kinds import BLANK, Kind
+from tests.unit.pipeline.tokenizer_kinds import BLANK, KINDS, Kind
 
 from anneal_pipeline.data.conversation import Conversation, Turn
 from anneal_pipeline.data.rows import Place
@@ -194,3 +194,9 @@ def settled(family: Family, kind: Kind) -> Tokenisation:
     settle_template(tokenizer)
     stop = None if family.stop is None else tokenizer.convert_tokens_to_ids(family.stop)
     return Tokenisation(tokenizer, stop_ids=stop_token_ids(tokenizer, stop))
+
+
+@pytest.fixture(scope="module")
+def made() -> dict[str, Tokenisation]:
+    """Of byte-level tokenizers, by family, their templates settled."""
+    return {family.name: settled(family, KINDS[0]) for family in FAMILIES}
