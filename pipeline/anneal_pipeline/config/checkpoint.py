@@ -31,7 +31,8 @@ class CheckpointConfig(Schema):
     )
     """What may differ from the run a checkpoint belongs to: a section or a field of the
     configuration (training, training.learningRate), dataset.content, model.content, libraries, or
-    one library (libraries.torch). Everything else that differs is refused; of evaluation, only
-    when it is made, and only with training.earlyStopping."""
+    one library (libraries.torch, and libraries.anneal for Anneal itself). Everything else that
+    differs is refused; of evaluation, only when it is made, and only with
+    training.earlyStopping."""
     grace_seconds: int = Field(default=120, ge=15, le=3600)
     """Time an interrupted attempt gets to save a checkpoint, at most what the profile allows."""
