@@ -17,11 +17,11 @@ import torch
 from peft import PeftModel
 
 from anneal_pipeline.config.pipeline import PipelineConfig
-from anneal_pipeline.config.steps import auto_micro_batch_size
+from anneal_pipeline.config.steps import AUTO_MICRO_BATCH_MAX_ON_GPU, auto_micro_batch_size
 from anneal_pipeline.errors import DOES_NOT_FIT, StopRequestedError, UserError
 from anneal_pipeline.memory.allocator import return_freed_blocks
 from anneal_pipeline.memory.estimate import Estimate, LighterBase, Wish, estimate, planning
-from anneal_pipeline.memory.fit import PlanOf, Setting, choose, largest_rows
+from anneal_pipeline.memory.fit import PlanOf, Setting, choose
 from anneal_pipeline.memory.full_batch import full_batch
 from anneal_pipeline.memory.lighter import lighter_bases
 from anneal_pipeline.memory.plan import MemoryPlan, size_text
@@ -89,31 +89,23 @@ class MicroBatch:
         self._be_short(is_short)
         return rows
 
-    @property
     def planned(self) -> Planned | None:
-        """What was planned; None on other ranks, without a plan, and where a run is taken up."""
+        """What the run was planned by, after it was corrected; None where it has no plan."""
+        return self.ranks.share(self._told)
+
+    def _told(self) -> Planned | None:
         found = self._found
         if found is None:
             return None
-        return Planned(
-            num_bytes=found.needed,
-            rows=found.setting.rows,
-            rows_with_room=self._rows_with_room(found),
-        )
-
-    def _rows_with_room(self, found: Estimate) -> int:
-        """Asked for the one row that a job wants on a GPU: what is left to us is as much anyway."""
-        on_gpu, rows = self.ranks.device.type == "cuda", found.setting.rows
-        if not on_gpu or found.wanted.rows > 1 or found.is_step_short or found.room.free is None:
-            return rows
-        share = self._wish.share
-        usual = auto_micro_batch_size(
-            self.config.training.batch_size, world_size=self.ranks.world_size
-        )
-        most = replace(found.setting, rows=usual)
-        plan_of, room = self._plan_of, found.room.free
-        larger = largest_rows(most, share=share, room=room, plan_of=plan_of)
-        return rows if larger is None else larger.rows
+        rows = more = found.setting.rows
+        if self.ranks.device.type == "cuda":
+            usual = auto_micro_batch_size(
+                self.config.training.batch_size,
+                world_size=self.ranks.world_size,
+                at_most=AUTO_MICRO_BATCH_MAX_ON_GPU,
+            )
+            more = found.rows_with_room(usual=usual, share=self._wish.share, plan_of=self._plan_of)
+        return Planned(num_bytes=found.needed, rows=rows, rows_with_room=more)
 
     def correct(self, path: LogitsPath, *, model: PeftModel) -> int | None:
         """The same after a pass was measured; None where there was no need to."""
@@ -223,6 +215,7 @@ class MicroBatch:
                 "plannedBytes": planned,
             },
         )
+        self._found = replace(found, choice=choice)
         return choice.setting.rows
 
     def _measure(

@@ -123,6 +123,7 @@ def open_inputs(inputs: Inputs) -> Opened:
             require_packable(tuned.model, uri=inputs.config.model.uri)
         path = LogitsPath(tuned.model)
     rows = micro_batch.correct(path, model=tuned.model) or rows
+    planned = micro_batch.planned()
     _tell_whole_logits(inputs, path, rows=rows, length=micro_batch.length, tuned=tuned)
     plan = plan_steps(inputs.config, num_sequences=len(sequences), micro_batch_size=rows)
     opened = Opened(
@@ -155,7 +156,7 @@ def open_inputs(inputs: Inputs) -> Opened:
             facts=_facts(inputs, tuned, micro_batch_size=rows),
             is_memory_short=micro_batch.is_short,
         ),
-        planned=micro_batch.planned,
+        planned=planned,
     )
     if saved is not None:
         _take_up(opened, saved)

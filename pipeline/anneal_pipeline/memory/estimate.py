@@ -23,6 +23,7 @@ from anneal_pipeline.memory.fit import (
     Verdict,
     choose,
     find_nearest,
+    largest_rows,
     refusal,
     verdict_of,
 )
@@ -109,6 +110,21 @@ class Estimate:
         """Whether loading may need more than there is, if the plan is as wrong as it may be."""
         free = self.room.free
         return free is not None and self.plan.loading * (1 + MARGIN) > free
+
+    def rows_with_room(self, *, usual: int, share: int, plan_of: PlanOf) -> int:
+        """How many of `usual` sequences there is room for at once.
+
+        Asked only where a job wants one: what is left to us is as much anyway.
+        """
+        rows, room = self.setting.rows, self.room.free
+        if self.wanted.rows > 1 or self.is_step_short or room is None:
+            return rows
+        most = replace(self.setting, rows=usual)
+        try:
+            larger = largest_rows(most, share=share, room=room, plan_of=plan_of)
+        except PlanUnknownError:
+            return rows
+        return rows if larger is None else larger.rows
 
     def refusal(self) -> str:
         """Why it does not fit, in one sentence."""

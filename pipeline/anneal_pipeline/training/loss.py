@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from anneal_pipeline.memory.plan import size_text
 from anneal_pipeline.training.batches import IGNORED, Batch
+from anneal_pipeline.training.memory import is_out_of_memory
 
 _PROBE_TOLERANCE = 1e-2
 """Relative; generous for 16-bit kernels that round another way, far below any scaling."""
@@ -128,14 +129,25 @@ class LogitsPath:
         batch = Batch(ids=ids, attention_mask=torch.ones_like(ids), labels=ids)
         was_training = self._model.training
         self._model.eval()
-        with torch.no_grad():
-            whole = self._whole(batch).float()
-            selected = self._head(self._hidden(batch)).float()
-        self._model.train(was_training)
-        if whole.shape != selected.shape:
+        try:
+            with torch.no_grad():
+                whole = self._whole(batch).float()
+                selected = self._selected(batch)
+        finally:
+            self._model.train(was_training)
+        if selected is None or whole.shape != selected.shape:
             return False
         difference = (whole - selected).abs().max()
         return bool(difference <= _PROBE_TOLERANCE * whole.abs().max().clamp(min=1.0))
+
+    def _selected(self, batch: Batch) -> torch.Tensor | None:
+        """Logits by body and head; None where what was taken for the body does not fit the head."""
+        try:
+            return self._head(self._hidden(batch)).float()
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            return None
 
 
 def _body_of(causal: Any) -> Any:

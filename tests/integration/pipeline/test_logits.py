@@ -8,7 +8,14 @@ from types import ModuleType
 import pytest
 import torch
 from tests.integration.pipeline.unequal_rows import CPU, NUM_ROWS
-from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, GraniteConfig
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    CohereConfig,
+    Gemma2Config,
+    GraniteConfig,
+    LlamaConfig,
+)
 
 from anneal_pipeline.data.prepared import PreparedSplit
 from anneal_pipeline.model.adapters import trainable_parameters
@@ -106,3 +113,12 @@ def test_capped_and_scaled_logits_are_those_of_the_model_and_never_whole(
     batch = collate(split, range(NUM_ROWS), pad_id=0, train_all=False)
     got, want = losses_of_path_and_model(path, tuned, batch=batch)
     torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-6)
+
+
+def test_what_is_no_body_of_the_head_is_passed_over(
+    tuned: TunedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a model with several parts, another one may have been taken for it."""
+    other = AutoModel.from_config(LlamaConfig(**{**SMALL, "hidden_size": 16}))
+    monkeypatch.setattr(loss_module, "_body_of", lambda causal: other)
+    assert not LogitsPath(tuned.model).selects

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ from anneal_pipeline.memory.full_batch import full_batch
 from anneal_pipeline.memory.plan import MemoryPlan
 from anneal_pipeline.memory.room import Room
 from anneal_pipeline.memory.trace import Place
-from anneal_pipeline.micro_batch import MEASURED_MARGIN, RoomOf
+from anneal_pipeline.micro_batch import MEASURED_MARGIN, MicroBatch, RoomOf
 from anneal_pipeline.model.four_bit import choose_base_form
 from anneal_pipeline.observer import EVENT_MEMORY_PLANNED, EVENT_WARNING
 from anneal_pipeline.stages import PipelineResult
@@ -390,29 +391,88 @@ def adapter_of(root: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "adapter_model.safetensors")
 
 
-@pytest.mark.parametrize(("wanted", "with_room"), [(1, 4), (2, 2), (None, 4)])
+def micro_batch_of(config: PipelineConfig, *, longest: int, room: int, on_gpu: bool) -> MicroBatch:
+    device = torch.device("cuda" if on_gpu else "cpu")
+    return MicroBatch(
+        config=config,
+        length=longest,
+        ranks=Ranks(rank=0, world_size=1, device=device),
+        room_of=room_of_bytes(int(room * (1 + MARGIN)) + 1),
+        observer=RecordingObserver(),
+    )
+
+
+def planned_on_gpu(
+    config: PipelineConfig,
+    *,
+    longest: int,
+    model_dir: Path,
+    room_for_rows: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> MicroBatch:
+    """By its plan, which needs no GPU to be there."""
+    monkeypatch.setattr(micro_batch, "choose_compute", lambda *_, **__: torch.float32)
+    plans = planning(config_of(), folder=model_dir, place=replace(PLACE, on_gpu=True))
+    setting = Setting(rows=room_for_rows, length=longest, checkpointing=True)
+    found = micro_batch_of(config, longest=longest, room=plans(setting).peak, on_gpu=True)
+    found.plan(folder=model_dir, form=choose_base_form(config.tuning, device=torch.device("cpu")))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("wanted", "room_for_rows", "with_room"), [(1, 4, 4), (1, 16, 16), (2, 4, 2), (None, 4, 4)]
+)
 def test_a_gpu_that_one_row_leaves_room_on_is_found_out(
     model_dir: Path,
     longest: int,
     monkeypatch: pytest.MonkeyPatch,
     wanted: int | None,
+    room_for_rows: int,
     with_room: int,
 ) -> None:
-    """By the plan for one, which needs none to be there."""
-    monkeypatch.setattr(micro_batch, "choose_compute", lambda *_, **__: torch.float32)
-    plans = planning(config_of(), folder=model_dir, place=replace(PLACE, on_gpu=True))
-    four = plans(Setting(rows=4, length=longest, checkpointing=True))
     asked = {} if wanted is None else {"microBatchSize": wanted}
-    config = config_of(batchSize=8, **asked)
-    found = micro_batch.MicroBatch(
-        config=config,
-        length=longest,
-        ranks=Ranks(rank=0, world_size=1, device=torch.device("cuda")),
-        room_of=room_of_bytes(int(four.peak * (1 + MARGIN)) + 1),
-        observer=RecordingObserver(),
+    found = planned_on_gpu(
+        config_of(batchSize=16, **asked),
+        longest=longest,
+        model_dir=model_dir,
+        room_for_rows=room_for_rows,
+        monkeypatch=monkeypatch,
+    ).planned()
+    assert found is not None
+    assert found.rows == (wanted or 4)
+    assert found.rows_with_room == with_room
+    assert found.num_bytes > LIBRARIES
+
+
+def test_a_stop_is_looked_for_before_the_plans_of_more_rows_too(
+    model_dir: Path, longest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = planned_on_gpu(
+        config_of(batchSize=16, microBatchSize=1),
+        longest=longest,
+        model_dir=model_dir,
+        room_for_rows=4,
+        monkeypatch=monkeypatch,
     )
-    found.plan(folder=model_dir, form=choose_base_form(config.tuning, device=torch.device("cpu")))
-    assert found.planned is not None
-    assert found.planned.rows == (wanted or 4)
-    assert found.planned.rows_with_room == with_room
-    assert found.planned.num_bytes > LIBRARIES
+    monkeypatch.setattr(found.observer, "should_stop", lambda: True)
+    with pytest.raises(StopRequestedError):
+        found.planned()
+
+
+def test_what_was_planned_follows_the_measured_pass(
+    model_dir: Path, longest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two = plan_of(2, longest, model_dir)
+    found = micro_batch_of(config_of(), longest=longest, room=two.peak, on_gpu=False)
+    form = choose_base_form(found.config.tuning, device=torch.device("cpu"))
+    assert found.plan(folder=model_dir, form=form) == 2
+    measuring(monkeypatch, [two.of_pass // 4])
+    embeddings = torch.nn.Embedding(64, 4)
+    model: Any = SimpleNamespace(get_input_embeddings=lambda: embeddings)
+    path: Any = SimpleNamespace(selects=True)
+    assert found.correct(path, model=model) == 4
+    told = found.planned()
+    assert told is not None
+    assert told.rows == 4
+    four = plan_of(4, longest, model_dir).with_pass_scaled(two.of_pass // 4 / two.of_pass)
+    assert told.num_bytes == four.peak + LIBRARIES
