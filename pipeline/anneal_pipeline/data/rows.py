@@ -79,24 +79,3 @@ def with_companions(bad: BadRow, rows: Sequence[SourceRow]) -> BadRow:
         if row.place != bad.place
     )
     return replace(bad, companions=companions)
-
-
-def undecodable(data: bytes, *, place: Place, what: str, encoding: str) -> BadRow:
-    """Bytes that are not of the file's encoding, on its way to UTF-8; and where the job names none,
-    what they look like if they are of an older one."""
-    if encoding in ("auto", "utf-8"):
-        text = data.decode("cp1252", "replace").strip()
-        bad = next((i for i, char in enumerate(text) if not char.isascii()), 0)
-        shown = text[max(0, bad - 12) : bad + 12]
-        cause = (
-            f"not valid UTF-8 (as Latin-1 it reads {shown!r}); set dataset.encoding (to cp1252 if "
-            "that reads right), or save the file as UTF-8"
-        )
-    else:
-        cause = f"not valid {encoding}; correct dataset.encoding, or save the file as UTF-8"
-    return BadRow(
-        place=place,
-        reason=INVALID_ENCODING,
-        detail=f"{what} {cause}",
-        preview=preview_of(data.decode("utf-8", "replace").strip()),
-    )

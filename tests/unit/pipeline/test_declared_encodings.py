@@ -91,7 +91,15 @@ def test_utf_8_may_have_its_mark(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("encoding", "data"),
-    [("cp1252", b"\x81"), ("shift_jis", b"\x81"), ("euc-kr", b"\xff\xff"), ("big5", b"\x80")],
+    [
+        ("cp1252", b"\x81"),
+        ("shift_jis", b"\x81"),
+        ("euc-kr", b"\xff\xff"),
+        ("big5", b"\x80"),
+        # As UTF-8 these are letters.
+        ("euc-kr", b"\xc9\xa1"),
+        ("big5", b"\xc8\xa1"),
+    ],
 )
 def test_bytes_that_the_encoding_does_not_have_cost_their_row_alone(
     tmp_path: Path, encoding: str, data: bytes
@@ -108,6 +116,40 @@ def test_bytes_that_the_encoding_does_not_have_cost_their_row_alone(
     assert bad.detail == (
         f"is not valid {encoding}; correct dataset.encoding, or save the file as UTF-8"
     )
+
+
+@pytest.mark.parametrize("encoding", sorted(set(WRITTEN) - {"utf-8", "utf-16"}))
+def test_what_the_encoding_refuses_is_never_a_row(tmp_path: Path, encoding: str) -> None:
+    """Whatever two bytes beyond ASCII it is."""
+    codec, _ = WRITTEN[encoding]
+    high = range(0x80, 0x100)
+    lines = [b'{"q": "%c%c"}' % (first, second) for first in high for second in high]
+    refused = [_is_refused(line, codec) for line in lines]
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b"\n".join(lines))
+    rows = list(read_rows(path, encoding=encoding))
+    assert [isinstance(row, BadRow) for row in rows] == refused
+
+
+def _is_refused(data: bytes, codec: str) -> bool:
+    try:
+        data.decode(codec)
+    except UnicodeDecodeError:
+        return True
+    return False
+
+
+def test_a_header_that_is_not_of_the_declared_encoding_is_named_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_bytes(b"gr\xff,b\n1,2\n")
+    with pytest.raises(UserError, match=r"is not valid shift_jis; correct dataset\.encoding,"):
+        list(read_rows(path, encoding="shift_jis"))
+
+
+def test_a_header_may_have_the_sign_of_lost_letters_in_utf_8(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("gr\ufffd,b\n1,2\n", encoding="utf-8")
+    assert fields_of(path, "utf-8") == [{"gr\ufffd": "1", "b": "2"}]
 
 
 @pytest.mark.parametrize("mark", ["utf-8-sig", "utf-16"])

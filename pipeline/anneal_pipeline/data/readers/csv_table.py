@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.csv as arrow_csv
 
+from anneal_pipeline.data.readers.encodings import undecodable, why_undecodable
 from anneal_pipeline.data.readers.streams import damage_named, open_utf8
 from anneal_pipeline.data.rows import (
     WRONG_COLUMN_COUNT,
@@ -23,13 +24,10 @@ from anneal_pipeline.data.rows import (
     Place,
     SourceRow,
     preview_of,
-    undecodable,
 )
 from anneal_pipeline.errors import DATASET_UNREADABLE, UserError
 
 _DELIMITERS = (",", ";", "\t")
-_LOST = "\ufffd"
-"""What decoding puts where bytes are of another encoding."""
 _BLOCK_BYTES = 1 << 22
 """A row of more than two blocks cannot be read; Arrow holds up to 32 of them at a time."""
 
@@ -40,7 +38,7 @@ def read_csv(path: Path, *, encoding: str) -> Iterator[SourceRow | BadRow]:
         if not start.partition(b"\n")[0].strip():
             return
         delimiter, columns = _header_of(start)
-        _require_names(columns, path=path)
+        _require_names(columns, path=path, encoding=encoding)
         bad: list[arrow_csv.InvalidRow] = []
 
         def skip(row: arrow_csv.InvalidRow) -> str:
@@ -74,8 +72,9 @@ def read_csv(path: Path, *, encoding: str) -> Iterator[SourceRow | BadRow]:
 
 
 def _header_of(start: bytes) -> tuple[str, list[str]]:
-    """The delimiter that makes most columns of the first row, and their names."""
-    text = start.decode("utf-8", "replace")
+    """The delimiter that makes most columns of the first row, and their names, where surrogates
+    stand for bytes that are no UTF-8."""
+    text = start.decode("utf-8", "surrogateescape")
     columns = {mark: _first_row(text, delimiter=mark) for mark in _DELIMITERS}
     delimiter = max(_DELIMITERS, key=lambda mark: len(columns[mark]))
     return delimiter, columns[delimiter]
@@ -89,14 +88,16 @@ def _first_row(text: str, *, delimiter: str) -> list[str]:
         return []
 
 
-def _require_names(names: list[str], *, path: Path) -> None:
-    garbled = next((name for name in names if _LOST in name), None)
-    if garbled is not None:
-        raise UserError(
-            DATASET_UNREADABLE,
-            f"{path.name} has the column {garbled!r} in its first row, which is not valid UTF-8; "
-            "set dataset.encoding, or save the file as UTF-8",
-        )
+def _require_names(names: list[str], *, path: Path, encoding: str) -> None:
+    for name in names:
+        data = name.encode("utf-8", "surrogateescape")
+        shown = data.decode("utf-8", "replace")
+        if shown != name:
+            raise UserError(
+                DATASET_UNREADABLE,
+                f"{path.name} has the column {shown!r} in its first row, which is "
+                f"{why_undecodable(data, encoding=encoding)}",
+            )
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
         raise UserError(

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from anneal_pipeline.data.readers.encodings import undecodable
 from anneal_pipeline.data.readers.streams import open_utf8
 from anneal_pipeline.data.rows import (
     INVALID_JSON,
@@ -18,7 +19,6 @@ from anneal_pipeline.data.rows import (
     Place,
     SourceRow,
     preview_of,
-    undecodable,
 )
 
 
