@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from statistics import median
@@ -13,6 +12,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from anneal_pipeline.data.prepared import PreparedSplit, read_rows
+from anneal_pipeline.data.row_texts import texts_of
 from anneal_pipeline.diagnosis import Diagnosis
 
 LONG_ROW = 512
@@ -76,14 +76,5 @@ def of_template(
 
 
 def _content_tokens(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> int:
-    texts = [text for text in _texts(row) if text]
+    texts = list(texts_of(row))
     return sum(len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"])
-
-
-def _texts(row: Mapping[str, Any]) -> Iterable[str]:
-    for message in row["messages"]:
-        for name, value in message.items():
-            if name != "role" and value is not None:
-                yield value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    if row.get("tools"):
-        yield json.dumps(row["tools"], ensure_ascii=False)

@@ -9,6 +9,7 @@ import torch
 from anneal_pipeline.data.prepared import PreparedSplit
 from anneal_pipeline.errors import MODEL_UNSUPPORTED, UserError
 
+TOKENIZER_FIX = "put the tokenizer files that were published with the model beside its weights"
 _CHUNK = 1 << 20
 """Tokens looked through at once."""
 
@@ -20,8 +21,7 @@ def check_token_ids(splits: Iterable[PreparedSplit], *, num_embeddings: int) -> 
         raise UserError(
             MODEL_UNSUPPORTED,
             f"The tokenizer gives token {highest}, but the model has embeddings for "
-            f"{num_embeddings} tokens only: they do not belong together; put the tokenizer files "
-            "of the model beside its weights",
+            f"{num_embeddings} tokens only: they do not belong together; {TOKENIZER_FIX}",
         )
 
 

@@ -99,6 +99,22 @@ def test_texts_that_do_not_come_back_from_the_tokenizer_are_told(kit: ModuleType
     assert '"What is 42?", which becomes "What is ?"' in found.symptom
 
 
+def test_one_text_that_is_lost_tells_nothing_however_often_it_stands(kit: ModuleType) -> None:
+    tokenizer = kit.make_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = _without_digits()
+    assert vocabulary_of(tokenizer, ["What is 42?", "Is it blue?"]) == [], "one of few"
+    assert vocabulary_of(tokenizer, ["Be 42.", "Is it blue?", "Be 42.", "It is."]) == []
+
+
+def test_calls_of_tools_are_texts_of_a_row_too(kit: ModuleType) -> None:
+    tokenizer = kit.make_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = _without_digits()
+    calls = [{"function": {"name": "add", "arguments": {"a": number}}} for number in (4, 5)]
+    messages = [{"role": "assistant", "content": "", "tool_calls": [call]} for call in calls]
+    found = of_vocabulary(tokenizer, rows=[{"messages": messages}], num_embeddings=len(tokenizer))
+    assert [one.key for one in found] == ["S4.lost"]
+
+
 def _without_digits() -> Any:
     from tokenizers import Regex, normalizers
 

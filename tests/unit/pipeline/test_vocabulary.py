@@ -7,7 +7,7 @@ import torch
 
 from anneal_pipeline.data.prepared import PreparedSplit
 from anneal_pipeline.errors import UserError
-from anneal_pipeline.training.vocabulary import check_token_ids, unseen_warning
+from anneal_pipeline.training.vocabulary import TOKENIZER_FIX, check_token_ids, unseen_warning
 
 
 def split_of(*ids: int) -> PreparedSplit:
@@ -30,6 +30,7 @@ def test_a_token_beyond_the_embeddings_is_refused_in_any_split(splits: list[Prep
     with pytest.raises(UserError, match=r"token 339, but .* for 339 tokens only") as caught:
         check_token_ids(splits, num_embeddings=339)
     assert caught.value.reason == "ModelUnsupported"
+    assert caught.value.message.endswith(TOKENIZER_FIX)
 
 
 def test_new_tokens_that_no_training_row_has_are_named() -> None:

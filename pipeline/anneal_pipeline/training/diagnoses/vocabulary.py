@@ -10,14 +10,15 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from anneal_pipeline.data.row_texts import texts_of
 from anneal_pipeline.diagnosis import Diagnosis
+from anneal_pipeline.training.vocabulary import TOKENIZER_FIX
 
 KNOWN_SHARE = 0.9
 """Of the embeddings; rounding them up to a handy number leaves 2.4 % idle in published models."""
 SAMPLE_TEXTS, SAMPLE_CHARACTERS = 32, 2000
-LOST_SHARE = 0.1
+LOST_SHARE, LOST_TEXTS = 0.1, 2
 """Of the texts; a rare sign that a tokenizer does not know is in fewer."""
-FIX = "put the tokenizer files that were published with the model beside its weights"
 
 
 def of_vocabulary(
@@ -31,11 +32,13 @@ def of_vocabulary(
             symptom=f"The tokenizer knows {known} tokens, the model has embeddings for "
             f"{num_embeddings}",
             cause="the tokenizer is that of another model, and its ids stand for other tokens",
-            fix=FIX,
+            fix=TOKENIZER_FIX,
         )
-    texts = [text for text in islice(_texts(rows), SAMPLE_TEXTS) if _letters(text)]
+    # Once each: a system message may be in every row.
+    first_texts = dict.fromkeys(islice(_texts(rows), SAMPLE_TEXTS))
+    texts = [text for text in first_texts if _letters(text)]
     lost = [text for text in texts if not _comes_back(text, tokenizer)]
-    if len(lost) > LOST_SHARE * len(texts):
+    if len(lost) >= LOST_TEXTS and len(lost) > LOST_SHARE * len(texts):
         first = lost[0][:40]
         came = _back(first, tokenizer)[:40]
         yield Diagnosis(
@@ -45,14 +48,13 @@ def of_vocabulary(
             f"the tokenizer, as {json.dumps(first, ensure_ascii=False)}, which becomes "
             f"{json.dumps(came, ensure_ascii=False)}",
             cause="the tokenizer does not know this writing, or is damaged",
-            fix=f"{FIX}, or take a model that was trained on text of this kind",
+            fix=f"{TOKENIZER_FIX}, or take a model that was trained on text of this kind",
         )
 
 
 def _texts(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     for row in rows:
-        texts = [message["content"] for message in row.get("messages", ())]
-        yield from (text[:SAMPLE_CHARACTERS] for text in [*texts, row.get("text")] if text)
+        yield from (text[:SAMPLE_CHARACTERS] for text in texts_of(row))
 
 
 def _comes_back(text: str, tokenizer: PreTrainedTokenizerBase) -> bool:
