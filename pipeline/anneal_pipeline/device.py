@@ -29,6 +29,16 @@ def cpu_has_bfloat16(proc: Path = PROC) -> bool | None:
     return not _BFLOAT16_WORDS.isdisjoint(path.read_text().split())
 
 
+def gpu_has_bfloat16() -> bool:
+    """Whether the current GPU multiplies bfloat16 in hardware."""
+    return torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def has_bfloat16(device: torch.device) -> bool | None:
+    """Whether `device` multiplies bfloat16 in hardware; None where nothing tells."""
+    return gpu_has_bfloat16() if device.type == "cuda" else cpu_has_bfloat16()
+
+
 def choose_device(local_rank: int) -> torch.device:
     """The accelerator of this rank where there is one, else the CPU."""
     if torch.cuda.is_available():
@@ -49,12 +59,11 @@ def compute_dtype(
     bfloat16 on a GPU that has it and float16 on an older one; float32 on CPU, where resuming to the
     last bit is promised and bfloat16 products are seldom faster.
     """
-    has_bfloat16 = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
     return _DTYPES[
         resolve_compute(
             wanted,
             kind=device.type,
-            has_bfloat16=has_bfloat16,
+            has_bfloat16=device.type != "cuda" or gpu_has_bfloat16(),
             trained_in=trained_in,
             trains_whole=trains_whole,
         )

@@ -12,7 +12,12 @@ import torch
 from anneal_pipeline.device import cpu_has_bfloat16
 from anneal_pipeline.diagnosis import Diagnosis
 from anneal_pipeline.training.diagnoses.facts import StepFacts, StepSeconds
-from anneal_pipeline.training.diagnoses.speed import SlowProducts, SpeedWatch, slow_products
+from anneal_pipeline.training.diagnoses.speed import (
+    SlowProducts,
+    SpeedWatch,
+    make_speed_watch,
+    slow_products,
+)
 from anneal_pipeline.training.runaway import WINDOW
 from anneal_pipeline.training.step_clock import StepClock
 
@@ -73,6 +78,7 @@ def test_slow_products_are_told_with_the_speed_of_the_run() -> None:
     ("device", "compute", "asked", "has_bfloat16", "cause"),
     [
         ("cuda", torch.float32, "float32", True, "leaves the units for 16-bit products idle"),
+        ("cuda", torch.float32, "float32", False, None),
         ("cuda", torch.float32, "auto", False, "this GPU has no bfloat16"),
         ("cpu", torch.bfloat16, "bfloat16", False, "no instructions for bfloat16"),
         ("cuda", torch.bfloat16, "auto", True, None),
@@ -93,6 +99,28 @@ def test_products_are_slow_where_the_hardware_has_no_such_type(
     config = kit.make_config(tuning={"quantization": {"computeDtype": asked}})
     found = slow_products(config, device=device, compute=compute, has_bfloat16=has_bfloat16)
     assert found is None if cause is None else found is not None and cause in found.cause
+
+
+def test_float32_on_a_cpu_is_advised_where_memory_holds_it(kit: ModuleType) -> None:
+    """The memory plan may have asked for bfloat16."""
+    config = kit.make_config(tuning={"quantization": {"computeDtype": "bfloat16"}})
+    found = slow_products(config, device="cpu", compute=torch.bfloat16, has_bfloat16=False)
+    assert found is not None
+    assert found.fix.endswith("if memory holds the base in 32 bits")
+
+
+@pytest.mark.parametrize(("has", "is_told"), [(False, False), (True, True)])
+def test_a_gpu_is_asked_whether_it_has_bfloat16(
+    kit: ModuleType, monkeypatch: pytest.MonkeyPatch, has: bool, is_told: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *, including_emulation: has)
+    watch = make_speed_watch(
+        kit.make_config(tuning={"quantization": {"computeDtype": "float32"}}),
+        device=torch.device("cuda"),
+        compute=torch.float32,
+        method="lora",
+    )
+    assert (watch.slow is not None) is is_told
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from statistics import fmean, median
 import torch
 
 from anneal_pipeline.config.pipeline import PipelineConfig
-from anneal_pipeline.device import cpu_has_bfloat16
+from anneal_pipeline.device import has_bfloat16
 from anneal_pipeline.diagnosis import Diagnosis
 from anneal_pipeline.training.diagnoses.facts import StepFacts, StepSeconds
 from anneal_pipeline.training.runaway import WINDOW
@@ -35,6 +35,8 @@ def slow_products(
     """`device` is its type; `has_bfloat16` in hardware, None where that is not known."""
     asked = config.tuning.quantization.compute_dtype
     if device == "cuda" and compute == torch.float32:
+        if asked == "float32" and has_bfloat16 is False:
+            return None  # which is what to ask for where float16 overflows
         if asked == "float32":
             return SlowProducts(
                 cause="tuning.quantization.computeDtype float32 leaves the units for 16-bit "
@@ -49,7 +51,8 @@ def slow_products(
     if device == "cpu" and compute == torch.bfloat16 and has_bfloat16 is False:
         return SlowProducts(
             cause="this CPU has no instructions for bfloat16, which it has to imitate",
-            fix="set tuning.quantization.computeDtype to auto, which is float32 on a CPU",
+            fix="set tuning.quantization.computeDtype to auto, which is float32 on a "
+            "CPU, if memory holds the base in 32 bits",
         )
     return None
 
@@ -105,7 +108,7 @@ def make_speed_watch(
 ) -> SpeedWatch:
     """`method` is qlora or lora, as it came to be."""
     slow = slow_products(
-        config, device=device.type, compute=compute, has_bfloat16=cpu_has_bfloat16()
+        config, device=device.type, compute=compute, has_bfloat16=has_bfloat16(device)
     )
     base = "4 bits" if method == "qlora" else "full"
     kind = str(compute).removeprefix("torch.")
