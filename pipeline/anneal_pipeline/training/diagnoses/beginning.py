@@ -60,9 +60,12 @@ def of_batch(
 
 def may_differ(config: PipelineConfig) -> bool:
     """Whether the adapters begin as something else than a product with a zero matrix."""
-    lora = config.tuning.lora
-    begins_at_zero = lora.initialization in (DEFAULT, GAUSSIAN)
-    return not begins_at_zero or lora.use_dora or bool(config.tuning.new_tokens)
+    tuning = config.tuning
+    return not _begins_at_zero(config) or tuning.lora.use_dora or bool(tuning.new_tokens)
+
+
+def _begins_at_zero(config: PipelineConfig) -> bool:
+    return config.tuning.lora.initialization in (DEFAULT, GAUSSIAN)
 
 
 def losses_at_start(model: PeftModel, path: LogitsPath, batch: Batch) -> tuple[float, float] | None:
@@ -87,15 +90,34 @@ def losses_at_start(model: PeftModel, path: LogitsPath, batch: Batch) -> tuple[f
 
 def of_beginning(config: PipelineConfig, *, base: float, adapted: float) -> Iterator[Diagnosis]:
     if adapted > base + BEGIN_NATS:
-        lora = config.tuning.lora
+        cause, fix = _of_difference(config)
         yield Diagnosis(
             row="S11",
             symptom=f"Before the first step the adapted model has a loss of {adapted:.2f} on the "
             f"first rows, its base {base:.2f}",
-            cause=f"the adapters do not begin as the base (initialization {lora.initialization}, "
-            f"alpha {lora.alpha:g})",
-            fix="set tuning.lora.initialization to default, which does, or lower tuning.lora.alpha",
+            cause=cause,
+            fix=fix,
         )
+
+
+def _of_difference(config: PipelineConfig) -> tuple[str, str]:
+    """What of the job makes the adapters differ from the base, and what to do."""
+    lora = config.tuning.lora
+    if not _begins_at_zero(config):
+        return (
+            f"the adapters do not begin as the base (initialization {lora.initialization}, "
+            f"alpha {lora.alpha:g})",
+            "set tuning.lora.initialization to default, which does, or lower tuning.lora.alpha",
+        )
+    causes: list[str] = []
+    fixes: list[str] = []
+    if lora.use_dora:
+        causes.append("the magnitudes of useDora do not begin as those of the base")
+        fixes.append("set tuning.lora.useDora to false")
+    if config.tuning.new_tokens:
+        causes.append("the rows of newTokens do not begin as those of the base")
+        fixes.append("remove tuning.newTokens")
+    return " and ".join(causes), " or ".join(fixes)
 
 
 def _loss(path: LogitsPath, batch: Batch) -> float:

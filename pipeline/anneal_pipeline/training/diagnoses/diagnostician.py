@@ -3,7 +3,7 @@
 What a diagnosis was made of lies beside it by the kind of thing looked at: batch and adapters
 before the first step (`beginning`), losses, gradients, memory and speed of each step, held-out rows
 at each evaluation and at the end. The rows that are read have theirs in `data.length_diagnoses` and
-`training.vocabulary`.
+`training.diagnoses.vocabulary`.
 """
 
 from __future__ import annotations
