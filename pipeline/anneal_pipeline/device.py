@@ -31,7 +31,7 @@ def cpu_has_bfloat16(proc: Path = PROC) -> bool | None:
 
 def gpu_has_bfloat16() -> bool:
     """Whether the current GPU multiplies bfloat16 in hardware."""
-    return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def has_bfloat16(device: torch.device) -> bool | None:
