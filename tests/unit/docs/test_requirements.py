@@ -11,8 +11,10 @@ from pathlib import Path
 
 REQUIREMENTS = Path(__file__).parents[3] / "docs/requirements.md"
 SHOWN = re.compile(r"tests/[\w/.-]+|`(?:make|anneal|\.venv/bin)[^`]*`|lint-imports|pyproject\.toml")
-REASON_CHARS = 30
-"""A remark shorter than this beside no test is none."""
+REASONS = re.compile(
+    r"(later issue|met otherwise|decided|does not apply|not done|needs a GPU)(: | otherwise: |, )\S"
+)
+"""What a remark beside no test begins with; any other prose answers nothing."""
 
 
 def rows() -> Iterator[list[str]]:
@@ -28,7 +30,7 @@ def is_answered(cells: list[str]) -> bool:
     if len(cells) != 3:
         return False
     _, shown, remark = cells
-    return bool(SHOWN.search(shown)) or len(f"{shown}{remark}") >= REASON_CHARS
+    return bool(SHOWN.search(shown) or REASONS.match(remark))
 
 
 def test_every_row_has_its_test_or_says_why_not() -> None:
@@ -45,4 +47,7 @@ def test_no_row_stands_twice() -> None:
 def test_a_row_without_an_answer_is_found() -> None:
     assert not is_answered(["A1", "data part", ""])
     assert not is_answered(["A1", "tests/unit"])
+    assert not is_answered(["A1", "", "the metrics are refused by their names until they exist"])
+    assert not is_answered(["A1", "later issue: the metrics are refused", ""])
+    assert not is_answered(["A1", "", "later issue"])
     assert is_answered(["A1", "", "later issue: the metrics are refused until they exist"])
