@@ -114,8 +114,8 @@ def run_first_rank(
     )
     record.begin(reporting.writer, model_digest=inputs.model.digest)
     sampler = SystemSampler(reporting.writer, step=lambda: state.step or 0)
-    sampler.start()
     try:
+        sampler.start()
         result = _train(attempt, place, inputs, observer=observer, ranks=ranks)
     except StopRequestedError:
         _require_newest(reporting)

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Protocol
 
 from anneal_jobs.run_state import RunState
 from anneal_operator.api import names
@@ -32,6 +33,8 @@ from anneal_operator.api.progress import (
 log = logging.getLogger(__name__)
 
 _TIMEOUT_SECONDS = 10.0
+_LAST_TIMEOUT_SECONDS = 2.0
+"""For the last report: the outcome, which has to arrive, waits for its end."""
 _RETRY_SECONDS = 2.0
 _STALE = 409
 
@@ -57,7 +60,7 @@ class ProgressServer:
             ca_path=Path(ca_path) if ca_path else None,
         )
 
-    def post(self, body: bytes) -> int:
+    def post(self, body: bytes, *, timeout_seconds: float) -> int:
         """Send one report and return the HTTP status; OSError when nobody answers."""
         # The address comes from the operator, never from a user.
         request = urllib.request.Request(self.url, data=body, method="POST")  # noqa: S310
@@ -70,11 +73,17 @@ class ProgressServer:
             context = ssl.create_default_context(cafile=self.ca_path)
         try:
             with urllib.request.urlopen(  # noqa: S310
-                request, timeout=_TIMEOUT_SECONDS, context=context
+                request, timeout=timeout_seconds, context=context
             ) as answer:
                 return int(answer.status)
         except urllib.error.HTTPError as error:
             return error.code
+
+
+class Post(Protocol):
+    """Sends one report: the HTTP status it was answered with, OSError where nobody answers."""
+
+    def __call__(self, body: bytes, /, *, timeout_seconds: float) -> int: ...
 
 
 class ProgressReporter:
@@ -84,7 +93,7 @@ class ProgressReporter:
         self,
         state: RunState,
         *,
-        post: Callable[[bytes], int],
+        post: Post,
         attempt: int,
         interval_seconds: float = MIN_INTERVAL_SECONDS,
     ) -> None:
@@ -95,6 +104,7 @@ class ProgressReporter:
         self._closing = threading.Event()
         self._sent_version = -1
         self._is_failing = False
+        self._is_given_up = False
         self.is_stale = False
         """True once the server has said that a newer attempt runs."""
         self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
@@ -103,17 +113,21 @@ class ProgressReporter:
         self._thread.start()
 
     def close(self) -> None:
-        """Send what is new once more, and end: the outcome, which comes next, has no events."""
-        self._closing.set()
-        self._thread.join(timeout=_TIMEOUT_SECONDS)
+        """Send what is new once more, and end: the outcome, which comes next, has no events.
 
-    def send_if_changed(self) -> None:
+        A report that is on its way has as long as the last one; then both are given up.
+        """
+        self._closing.set()
+        self._thread.join(timeout=2 * _LAST_TIMEOUT_SECONDS)
+        self._is_given_up = True
+
+    def send_if_changed(self, *, timeout_seconds: float = _TIMEOUT_SECONDS) -> None:
         """Send one report if there is news; failures are logged once and tried again later."""
         version, status = self._state.snapshot(attempt=self._attempt)
         if version == self._sent_version or self.is_stale:
             return
         try:
-            code = self._post(body_of(status, self._state))
+            code = self._post(body_of(status, self._state), timeout_seconds=timeout_seconds)
         except OSError as error:
             self._note_failure(f"progress server does not answer: {error}")
             return
@@ -135,7 +149,8 @@ class ProgressReporter:
     def _run(self) -> None:
         while not self._closing.wait(self._interval_seconds):
             self.send_if_changed()
-        self.send_if_changed()
+        if not self._is_given_up:
+            self.send_if_changed(timeout_seconds=_LAST_TIMEOUT_SECONDS)
 
 
 def body_of(status: AnnealStatus, state: RunState) -> bytes:
@@ -155,7 +170,7 @@ def body_of(status: AnnealStatus, state: RunState) -> bytes:
 def send_outcome(
     outcome: Outcome,
     *,
-    post: Callable[[bytes], int],
+    post: Post,
     attempt: int,
     within_seconds: float,
     clock: Callable[[], float] = time.monotonic,
@@ -168,7 +183,7 @@ def send_outcome(
     until = clock() + within_seconds
     while True:
         try:
-            code = post(body)
+            code = post(body, timeout_seconds=_TIMEOUT_SECONDS)
         except OSError as error:
             log.warning("outcome not delivered yet: %s", error)
         else:

@@ -79,12 +79,15 @@ class RunState:
             self._outcome = outcome
 
     def forget_events(self, sent: tuple[ProgressEvent, ...]) -> None:
+        """Take note that these have arrived, also those that made room for others meanwhile."""
         with self._lock:
-            if self._left_out() in sent:
-                self._num_left_out_told = self._num_left_out
             for event in sent:
                 if event in self._events:
                     self._events.remove(event)
+                elif event.name != EVENT_LEFT_OUT:
+                    self._num_left_out -= 1
+            if self._left_out() in sent:
+                self._num_left_out_told = self._num_left_out
 
     def _left_out(self) -> ProgressEvent:
         return ProgressEvent(

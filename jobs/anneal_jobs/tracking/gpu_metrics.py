@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -26,7 +27,10 @@ class GpuSampler:
 
     @classmethod
     def open(cls) -> GpuSampler | None:
-        """Readings of every GPU this process sees; None where there are none."""
+        """Readings of the GPUs this process sees; None where there are none.
+
+        A GPU that is not found, and a driver that fails, are told in the log and never raised.
+        """
         if not torch.cuda.is_available() or torch.version.cuda is None:
             return None
         try:
@@ -35,14 +39,24 @@ class GpuSampler:
             return None
         try:
             pynvml.nvmlInit()
-            handles = {
-                number: pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
-                for number, uuid in enumerate(visible_uuids())
-            }
         except pynvml.NVMLError as error:
             log.debug("no readings of GPUs: %s", error)
             return None
-        return cls(pynvml, handles)
+        handles: dict[int, Any] = {}
+        try:
+            for number, uuid in enumerate(visible_uuids()):
+                handle = _find(pynvml, uuid)
+                if handle is None:
+                    log.warning("no readings of GPU %d (%s): NVML does not know it", number, uuid)
+                else:
+                    handles[number] = handle
+        except RuntimeError as error:
+            log.warning("no readings of GPUs: PyTorch does not tell which it uses: %s", error)
+        sampler = cls(pynvml, handles)
+        if not handles:
+            sampler.close()
+            return None
+        return sampler
 
     def sample(self) -> dict[str, float]:
         """One reading; what a GPU does not tell (power of some virtual ones) is left out."""
@@ -54,7 +68,8 @@ class GpuSampler:
         return values
 
     def close(self) -> None:
-        self._nvml.nvmlShutdown()
+        with suppress(self._nvml.NVMLError):  # the driver may be gone; there is nothing to keep
+            self._nvml.nvmlShutdown()
 
     def _told(self, figures: Callable[[Any], dict[str, float]], handle: Any) -> dict[str, float]:
         try:
@@ -85,6 +100,14 @@ class GpuSampler:
         """MLflow has no reading of it; the name is made as its others are."""
         degrees = self._nvml.nvmlDeviceGetTemperature(handle, self._nvml.NVML_TEMPERATURE_GPU)
         return {"temperature_celsius": float(degrees)}
+
+
+def _find(nvml: Any, uuid: str) -> Any | None:
+    """The handle of a GPU or, with MIG, of a part of one; PyTorch leaves the prefix out."""
+    for prefix in ("GPU", "MIG"):
+        with suppress(nvml.NVMLError):
+            return nvml.nvmlDeviceGetHandleByUUID(f"{prefix}-{uuid}")
+    return None
 
 
 def visible_uuids() -> list[str]:

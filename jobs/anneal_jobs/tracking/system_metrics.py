@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 
@@ -9,6 +10,8 @@ import psutil
 
 from anneal_jobs.tracking.gpu_metrics import GpuSampler
 from anneal_jobs.tracking.writer import RunWriter
+
+log = logging.getLogger(__name__)
 
 SAMPLE_SECONDS = 10.0
 _MEGABYTE = 1e6
@@ -32,13 +35,20 @@ class SystemSampler:
         self._thread = threading.Thread(target=self._run, name="system-metrics", daemon=True)
 
     def start(self) -> None:
-        self._gpus = GpuSampler.open()
-        psutil.cpu_percent()  # The first call only sets the mark that the next one measures from.
-        self._thread.start()
+        """Begin; a machine that cannot be read costs its readings and never the attempt."""
+        try:
+            self._gpus = GpuSampler.open()
+            psutil.cpu_percent()  # Only sets the mark that the next call measures from.
+            self._thread.start()
+        except Exception as error:  # whatever a driver or the system answers
+            log.warning("no readings of this machine's load: %s", error)
 
     def close(self) -> None:
         self._closing.set()
-        self._thread.join(timeout=self._interval_seconds)
+        if self._thread.is_alive():
+            self._thread.join(timeout=self._interval_seconds)
+        if self._gpus is not None:
+            self._gpus.close()
 
     def _run(self) -> None:
         """Read after each interval, and once more at the end: a short run has a reading too."""
@@ -49,8 +59,6 @@ class SystemSampler:
             if self._gpus is not None:
                 reading |= self._gpus.sample()
             self._writer.add(reading, step=self._step(), is_always_sent=True)
-        if self._gpus is not None:
-            self._gpus.close()
 
 
 def sample() -> dict[str, float]:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 import torch
 
-from anneal_jobs.tracking import gpu_metrics
 from anneal_jobs.tracking.gpu_metrics import GpuSampler
 from anneal_jobs.tracking.system_metrics import SystemSampler
 
-UUIDS = ["1111-aaaa", "2222-bbbb"]
+FIRST, SECOND = "1111-aaaa", "2222-bbbb"
 
 
 class NVMLError(Exception):
@@ -28,18 +27,23 @@ class FakeNvml(SimpleNamespace):
     NVMLError = NVMLError
     NVML_TEMPERATURE_GPU = 0
 
-    def __init__(self, **told: Any) -> None:
-        super().__init__(told=told, is_open=False)
+    def __init__(
+        self, uuids: Sequence[str] = (f"GPU-{FIRST}", f"GPU-{SECOND}"), **told: Any
+    ) -> None:
+        super().__init__(uuids=uuids, told=told, is_open=False)
 
     def nvmlInit(self) -> None:
         self._answer("init", None)
         self.is_open = True
 
     def nvmlShutdown(self) -> None:
+        self._answer("shutdown", None)
         self.is_open = False
 
     def nvmlDeviceGetHandleByUUID(self, uuid: str) -> int:
-        return UUIDS.index(uuid.removeprefix("GPU-"))
+        if uuid not in self.uuids:
+            raise NVMLError("Not Found")
+        return self.uuids.index(uuid)
 
     def nvmlDeviceGetUtilizationRates(self, handle: int) -> Any:
         return SimpleNamespace(gpu=self._answer("utilization", 80 + handle), memory=3)
@@ -67,7 +71,12 @@ class FakeNvml(SimpleNamespace):
 def gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    monkeypatch.setattr(gpu_metrics, "visible_uuids", lambda: UUIDS)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(
+        torch.cuda,
+        "get_device_properties",
+        lambda number: SimpleNamespace(uuid=(FIRST, SECOND)[number]),
+    )
 
 
 def sampler_of(nvml: FakeNvml | None, monkeypatch: pytest.MonkeyPatch) -> GpuSampler | None:
@@ -120,6 +129,55 @@ def test_without_nvml_nothing_is_said(
         warnings.simplefilter("error")
         assert sampler_of(nvml, monkeypatch) is None
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
+@pytest.mark.usefixtures("gpus")
+def test_one_gpu_that_is_not_found_costs_its_own_readings_and_is_named(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    sampler = sampler_of(FakeNvml(uuids=[f"GPU-{FIRST}"]), monkeypatch)
+    assert sampler is not None
+    assert {name.split("_")[1] for name in sampler.sample()} == {"0"}
+    [warning] = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert f"GPU 1 ({SECOND})" in warning.getMessage()
+
+
+@pytest.mark.usefixtures("gpus")
+def test_a_part_of_a_gpu_is_found_by_the_prefix_of_its_kind(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    sampler = sampler_of(FakeNvml(uuids=[f"MIG-{FIRST}", f"MIG-{SECOND}"]), monkeypatch)
+    assert sampler is not None
+    assert sampler.sample()["system/gpu_1_utilization_percentage"] == 81.0
+    assert not caplog.records
+
+
+@pytest.mark.usefixtures("gpus")
+def test_where_no_gpu_is_found_nvml_does_not_stay_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml = FakeNvml(uuids=[])
+    assert sampler_of(nvml, monkeypatch) is None
+    assert not nvml.is_open
+
+
+@pytest.mark.usefixtures("gpus")
+def test_a_gpu_that_torch_cannot_tell_of_costs_the_readings_only(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(number: int) -> None:
+        raise RuntimeError("CUDA driver initialization failed")
+
+    monkeypatch.setattr(torch.cuda, "get_device_properties", fail)
+    nvml = FakeNvml()
+    assert sampler_of(nvml, monkeypatch) is None
+    assert not nvml.is_open
+    assert "CUDA driver initialization failed" in caplog.text
+
+
+@pytest.mark.usefixtures("gpus")
+def test_a_driver_that_is_gone_at_the_end_raises_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    sampler = sampler_of(FakeNvml(shutdown=NVMLError("GPU is lost")), monkeypatch)
+    assert sampler is not None
+    sampler.close()
 
 
 def test_without_a_gpu_nvml_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,7 +89,7 @@ def test_events_are_in_the_log_and_in_the_progress(
 
 def test_an_attempt_that_learns_of_a_newer_one_stops_at_its_next_step(tmp_path: Path) -> None:
     state = RunState()
-    reporter = ProgressReporter(state, post=lambda _: 409, attempt=1)
+    reporter = ProgressReporter(state, post=lambda _, *, timeout_seconds: 409, attempt=1)
     observer = observer_of(tmp_path, state, reporter=reporter)
     state.add_event("warning", "Few rows.")
     assert not observer.should_stop()

@@ -1,14 +1,15 @@
 import json
 import ssl
-from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
+from threading import enumerate as enumerate_threads
 
 import pytest
 
+from anneal_jobs import progress
 from anneal_jobs.outcome import outcome_of_error
-from anneal_jobs.progress import ProgressReporter, ProgressServer, send_outcome
+from anneal_jobs.progress import Post, ProgressReporter, ProgressServer, send_outcome
 from anneal_jobs.run_state import RunState
 from anneal_operator.api.progress import MIN_INTERVAL_SECONDS, ProgressReport
 from anneal_pipeline.errors import UserError
@@ -40,7 +41,7 @@ class Recorder:
         self.bodies: list[bytes] = []
         self._answers = list(answers)
 
-    def __call__(self, body: bytes) -> int:
+    def __call__(self, body: bytes, *, timeout_seconds: float) -> int:
         self.bodies.append(body)
         answer = self._answers.pop(0) if self._answers else 200
         if isinstance(answer, OSError):
@@ -48,7 +49,7 @@ class Recorder:
         return answer
 
 
-def reporter_of(state: RunState, post: Callable[[bytes], int]) -> ProgressReporter:
+def reporter_of(state: RunState, post: Post) -> ProgressReporter:
     return ProgressReporter(state, post=post, attempt=2)
 
 
@@ -143,6 +144,90 @@ def test_recoveries_outlive_lesser_events_and_what_is_left_out_is_counted() -> N
     reporter.send_if_changed()
     last = ProgressReport.model_validate_json(post.bodies[3]).anneal.events
     assert [last[0].message, last[-1].message[:9]] == ["Recovery 2.", "9 events "]
+
+
+def test_events_that_make_room_while_their_report_is_on_its_way_are_not_counted_left_out() -> None:
+    state, bodies = RunState(), []
+
+    def post(body: bytes, *, timeout_seconds: float) -> int:
+        bodies.append(body)
+        if len(bodies) == 1:
+            for number in range(3):
+                state.add_event("warning", f"Meanwhile {number}.")
+        return 200
+
+    reporter = reporter_of(state, post)
+    for number in range(17):
+        state.add_event("warning", f"Warning {number}.")
+    for _ in range(2):
+        reporter.send_if_changed()
+    first, second = (ProgressReport.model_validate_json(body).anneal.events for body in bodies)
+    assert first[-1].message.startswith("2 events of this attempt")
+    assert [event.message for event in second] == [f"Meanwhile {number}." for number in range(3)]
+    for number in range(16):
+        state.add_event("warning", f"Later {number}.")
+    reporter.send_if_changed()
+    third = ProgressReport.model_validate_json(bodies[2]).anneal.events
+    assert third[-1].message.startswith("3 events of this attempt")
+
+
+def test_events_that_make_room_for_others_are_counted_when_their_report_does_not_arrive() -> None:
+    state, bodies = RunState(), []
+
+    def post(body: bytes, *, timeout_seconds: float) -> int:
+        bodies.append(body)
+        if len(bodies) == 1:
+            state.add_event("warning", "Meanwhile.")
+        return 500 if len(bodies) == 1 else 200
+
+    reporter = reporter_of(state, post)
+    for number in range(15):
+        state.add_event("warning", f"Warning {number}.")
+    for _ in range(2):
+        reporter.send_if_changed()
+    second = ProgressReport.model_validate_json(bodies[1]).anneal.events
+    assert second[-1].message.startswith("1 events of this attempt")
+
+
+def test_the_last_report_waits_less_for_its_answer_than_the_others() -> None:
+    state, waited = RunState(), []
+
+    def post(body: bytes, *, timeout_seconds: float) -> int:
+        waited.append(timeout_seconds)
+        return 200
+
+    reporter = ProgressReporter(state, post=post, attempt=2, interval_seconds=3600.0)
+    state.set_step(step_report(1))
+    reporter.send_if_changed()
+    state.set_step(step_report(2))
+    reporter.start()
+    reporter.close()
+    assert waited == [10.0, 2.0]
+
+
+def test_a_report_without_an_answer_holds_up_neither_the_end_nor_sends_another_after_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(progress, "_LAST_TIMEOUT_SECONDS", 0.01)
+    state, bodies = RunState(), []
+    is_on_its_way, may_answer = Event(), Event()
+
+    def post(body: bytes, *, timeout_seconds: float) -> int:
+        bodies.append(body)
+        is_on_its_way.set()
+        assert may_answer.wait(timeout=60)
+        return 200
+
+    state.set_step(step_report(1))
+    reporter = ProgressReporter(state, post=post, attempt=2, interval_seconds=0.0)
+    reporter.start()
+    assert is_on_its_way.wait(timeout=60)
+    state.set_step(step_report(2))
+    reporter.close()
+    [thread] = [thread for thread in enumerate_threads() if thread.name == "progress"]
+    may_answer.set()
+    thread.join()
+    assert len(bodies) == 1
 
 
 def test_what_happened_after_the_last_report_is_sent_when_reporting_ends() -> None:
@@ -253,7 +338,7 @@ def test_the_token_is_read_again_for_each_request(tmp_path: Path) -> None:
         )
         for text in ("first\n", "second\n"):
             token.write_text(text)
-            assert server.post(b"{}") == 200
+            assert server.post(b"{}", timeout_seconds=60.0) == 200
         listening.shutdown()
     assert shown == ["Bearer first", "Bearer second"]
 
@@ -263,7 +348,7 @@ def test_the_ca_is_read_again_for_each_request(tmp_path: Path) -> None:
     ca = tmp_path / "ca.crt"
     server = ProgressServer(url="https://127.0.0.1:1", token_path=tmp_path / "token", ca_path=ca)
     with pytest.raises(FileNotFoundError):
-        server.post(b"{}")
+        server.post(b"{}", timeout_seconds=60.0)
     ca.write_text("no certificate")
     with pytest.raises(ssl.SSLError):
-        server.post(b"{}")
+        server.post(b"{}", timeout_seconds=60.0)

@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from itertools import count
 from typing import Any, cast
 
+import pytest
+
+from anneal_jobs.tracking.gpu_metrics import GpuSampler
 from anneal_jobs.tracking.system_metrics import SystemSampler, sample
 
 
@@ -61,3 +64,18 @@ def test_a_run_shorter_than_the_interval_has_a_reading_too() -> None:
     sampler.start()
     sampler.close()
     assert [step for _, step, _ in writer.heard] == [3]
+
+
+def test_a_machine_that_cannot_be_read_costs_its_readings_and_not_the_attempt(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> None:
+        raise OSError("driver answers nonsense")
+
+    monkeypatch.setattr(GpuSampler, "open", fail)
+    writer = Listening()
+    sampler = SystemSampler(cast(Any, writer), step=lambda: 3, interval_seconds=3600.0)
+    sampler.start()
+    sampler.close()
+    assert "driver answers nonsense" in caplog.text
+    assert [step for _, step, _ in writer.heard] == []
