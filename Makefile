@@ -74,7 +74,7 @@ programs: needs
 	$(call step,build the test programs,$(CLUSTER) build)
 
 .PHONY: test-unit
-test-unit: env programs ## Run the unit tests: no network, under a minute.
+test-unit: env programs ## Run the unit tests: no network, two minutes on two cores.
 	$(call step,unit tests,$(BIN)/pytest tests/unit -q -n 2)
 
 .PHONY: test-integration
