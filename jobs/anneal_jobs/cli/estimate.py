@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,13 @@ from rich.table import Table
 # What a trainer imports too: the size of this process is that of its libraries.
 import anneal_pipeline.stages as _stages  # noqa: F401
 from anneal_jobs.cli.job_file import JobFile
+from anneal_jobs.cli.quantity import bytes_of
 from anneal_jobs.errors import UsageError
 from anneal_jobs.storage.model import fetch_tokenizer
 from anneal_jobs.storage.s3 import S3Settings
 from anneal_jobs.storage.source import SourceAccess
 from anneal_pipeline.config.pipeline import PipelineConfig
 from anneal_pipeline.device import resolve_compute
-from anneal_pipeline.errors import UserError
 from anneal_pipeline.memory.estimate import Estimate, Wish, estimate, planning
 from anneal_pipeline.memory.fit import Setting, Verdict
 from anneal_pipeline.memory.lighter import lighter_bases
@@ -35,21 +34,19 @@ from anneal_pipeline.model.folder import check_model_config
 from anneal_pipeline.model.four_bit import choose_base_form
 from anneal_pipeline.model.loading import trained_in
 
-BAD_QUANTITY = "BadQuantity"
 RAY_BYTES = 1600 << 20
 """What a pod holds beside its ranks, the driver and Ray's own processes: anonymous memory measured
 in the pod of `make demo` (docs/benchmarks.md)."""
-_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15} | {
-    f"{letter}i": 1 << (10 * power) for power, letter in enumerate("KMGTP", start=1)
-}
 
 
 @dataclass(frozen=True, kw_only=True)
 class EstimateOptions:
     """What the command line adds to the file."""
 
-    memory: str | None
-    gpu_memory: str | None
+    memory: int | None
+    """Bytes of a pod."""
+    gpu_memory: int | None
+    """Bytes of a GPU."""
     s3_endpoint: str | None
 
 
@@ -149,7 +146,7 @@ def _is_on_gpu(job: JobFile, options: EstimateOptions) -> bool:
 def _gpu_room(options: EstimateOptions) -> Room:
     limit = None
     if options.gpu_memory is not None:
-        limit = _option_bytes(options.gpu_memory, name="--gpu-memory")
+        limit = options.gpu_memory
     elif torch.cuda.is_available():
         limit = int(torch.cuda.get_device_properties(0).total_memory)
     return Room(limit=limit, libraries=0)
@@ -158,7 +155,7 @@ def _gpu_room(options: EstimateOptions) -> Room:
 def _cpu_room(job: JobFile, options: EstimateOptions, *, ranks: int) -> Room:
     """This rank's part of a pod, or of this machine, where a run needs no Ray."""
     if options.memory is not None:
-        pod = _option_bytes(options.memory, name="--memory")
+        pod = options.memory
     elif job.spec.compute.memory is not None:
         pod = bytes_of(job.spec.compute.memory, source="spec.compute.memory")
     else:
@@ -166,22 +163,6 @@ def _cpu_room(job: JobFile, options: EstimateOptions, *, ranks: int) -> Room:
         limit = None if here is None else here // ranks
         return Room(limit=limit, libraries=resident_bytes())
     return Room(limit=pod // ranks, libraries=resident_bytes(), others=RAY_BYTES // ranks)
-
-
-def _option_bytes(quantity: str, *, name: str) -> int:
-    try:
-        return bytes_of(quantity, source=name)
-    except UserError as error:
-        raise UsageError(str(error)) from None
-
-
-def bytes_of(quantity: str, *, source: str) -> int:
-    """A Kubernetes quantity of memory in bytes; UserError where it is none."""
-    number = quantity.rstrip("kKMGTPi")
-    unit = _UNITS.get(quantity[len(number) :])
-    if unit is None or not number.replace(".", "", 1).isdecimal():
-        raise UserError(BAD_QUANTITY, f"{source}: got {quantity}, expected a size such as 24Gi")
-    return int(Decimal(number) * unit)
 
 
 def table_of(plan: MemoryPlan, *, room: Room) -> Table:

@@ -118,18 +118,24 @@ def _yaml_fault(error: YAMLError, text: str) -> str:
 
 
 def _assign(document: dict[str, Any], assignment: str, *, source: str) -> None:
-    path, separator, text = assignment.partition("=")
-    if not separator or not path:
-        raise JobFileError(
-            source, (f"--set {assignment!r} must be path=value, as in model.uri=DIR",)
-        )
+    path, _, text = assignment.partition("=")
     *parents, leaf = path.removeprefix("spec.").split(".")
     target = document.setdefault("spec", {})
     for parent in parents:
-        target = target.setdefault(parent, {}) if isinstance(target, dict) else None
+        if isinstance(target, dict) and target.get(parent) is None:
+            target[parent] = {}
+        target = target[parent] if isinstance(target, dict) else None
     if not isinstance(target, dict):
         raise JobFileError(source, (f"--set {path}: the field above it is no object",))
-    target[leaf] = _documents(text, source=f"--set {path}")[0] if text else ""
+    target[leaf] = _value_of(text)
+
+
+def _value_of(text: str) -> Any:
+    """As YAML reads it, for numbers and lists; what is no YAML is text, as `*.jsonl` is."""
+    try:
+        return next(iter(YAML(typ="safe", pure=True).load_all(text)), text)
+    except YAMLError:
+        return text
 
 
 def _with_origin(fault: str, assignments: tuple[str, ...]) -> str:

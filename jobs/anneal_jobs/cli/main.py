@@ -24,6 +24,7 @@ from anneal_jobs.cli.options import (
     SetOption,
     one_file,
 )
+from anneal_jobs.cli.quantity import option_bytes
 from anneal_jobs.errors import JobsError
 from anneal_pipeline.errors import PipelineError, UserError
 
@@ -132,11 +133,17 @@ def estimate(
     assignments: SetOption = None,
     memory: Annotated[
         str | None,
-        typer.Option(help="Memory of a pod, e.g. 24Gi. Default: the job's, else this machine's."),
+        typer.Option(
+            metavar="SIZE",
+            help="Memory of a pod, e.g. 24Gi. Default: the job's, else this machine's.",
+        ),
     ] = None,
     gpu_memory: Annotated[
         str | None,
-        typer.Option(help="Memory of a GPU, e.g. 24Gi. Default: that of the GPU here, if any."),
+        typer.Option(
+            metavar="SIZE",
+            help="Memory of a GPU, e.g. 24Gi. Default: that of the GPU here, if any.",
+        ),
     ] = None,
     max_rank: Annotated[
         bool,
@@ -152,6 +159,9 @@ def estimate(
     Exit code 65 with the nearest setting that fits, where the job does not.
     """
     job = _read(one_file(file, named), assignments)
+    with terminal.one_sentence_errors(JobsError):
+        room = option_bytes(memory, option="--memory")
+        gpu_room = option_bytes(gpu_memory, option="--gpu-memory")
     from anneal_jobs.quiet import quiet_libraries
 
     quiet_libraries()
@@ -159,7 +169,7 @@ def estimate(
         from anneal_jobs.cli import estimate as estimating
 
         options = estimating.EstimateOptions(
-            memory=memory, gpu_memory=gpu_memory, s3_endpoint=s3_endpoint
+            memory=room, gpu_memory=gpu_room, s3_endpoint=s3_endpoint
         )
         status.update("going through a step without weights")
         with terminal.one_sentence_errors(PipelineError, JobsError, OSError):
@@ -241,8 +251,12 @@ def import_model(
     quiet_libraries()
     from anneal_jobs.cli.model_import import import_to
 
-    with terminal.one_sentence_errors(PipelineError, JobsError, OSError):
-        terminal.print_data(import_to(source, output, s3_endpoint=s3_endpoint))
+    with (
+        terminal.one_sentence_errors(PipelineError, JobsError, OSError),
+        terminal.stderr().status("reading the weights and writing them as safetensors"),
+    ):
+        address = import_to(source, output, s3_endpoint=s3_endpoint)
+    terminal.print_data(address)
 
 
 @app.command(epilog="Example:  anneal upload rows.jsonl s3://team-data/rows.jsonl")

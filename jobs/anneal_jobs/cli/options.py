@@ -13,6 +13,16 @@ class OutputForm(StrEnum):
     JSON = "json"
 
 
+def _require_assignments(assignments: list[str] | None) -> list[str] | None:
+    for assignment in assignments or ():
+        path, separator, _ = assignment.partition("=")
+        if not separator or not path:
+            raise typer.BadParameter(
+                f"got {assignment}, expected FIELD=VALUE, as in model.uri=DIR", param_hint="--set"
+            )
+    return assignments
+
+
 FileArgument = Annotated[
     str | None,
     typer.Argument(
@@ -34,7 +44,9 @@ SetOption = Annotated[
     typer.Option(
         "--set",
         metavar="FIELD=VALUE",
-        help="Change a field below spec, as in training.maxSteps=20; may be repeated.",
+        help="Change a field below spec, as in training.maxSteps=20, or remove it with null; may "
+        "be repeated.",
+        callback=_require_assignments,
     ),
 ]
 

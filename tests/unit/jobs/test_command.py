@@ -88,6 +88,24 @@ def test_a_job_is_named_by_an_argument_or_by_f(
     assert want in " ".join(done.stderr.split())
 
 
+@pytest.mark.parametrize(
+    ("options", "want"),
+    [
+        (["validate", "job.yaml", "--set", "training.maxSteps"], "expected FIELD=VALUE"),
+        (["validate", "job.yaml", "--set", "=3"], "expected FIELD=VALUE"),
+        (["estimate", "job.yaml", "--memory", "lots"], "expected a size such as 24Gi"),
+    ],
+)
+def test_what_is_wrong_on_the_command_line_is_wrong_usage(
+    tmp_path: Path, options: list[str], want: str
+) -> None:
+    write_job(tmp_path, model="./model", data="./rows.jsonl")
+    code, _, errors = anneal(tmp_path, *options)
+    assert code == 2
+    assert want in " ".join(errors.split())
+    assert "job.yaml:" not in errors
+
+
 @pytest.mark.parametrize("missing", ["model", "dataset"])
 def test_a_missing_path_is_met_before_anything_is_made(tmp_path: Path, missing: str) -> None:
     (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')

@@ -168,8 +168,17 @@ def test_assignments_change_fields_and_are_checked_like_the_file(write) -> None:
     assert job.spec.model.uri == "./other"
     with pytest.raises(JobFileError, match=r"spec\.training\.maxSteps"):
         read_job_file(path, assignments=("training.maxSteps=many",))
-    with pytest.raises(JobFileError, match="must be path=value"):
-        read_job_file(path, assignments=("training.maxSteps",))
+
+
+@pytest.mark.parametrize("text", ["*.jsonl", "@rows", "#12", " "])
+def test_what_yaml_has_no_value_for_is_set_as_text(write, text: str) -> None:  # type: ignore[no-untyped-def]
+    job = read_job_file(write(SMALLEST), assignments=(f"dataset.uri={text}",))
+    assert job.spec.dataset.uri == text
+
+
+def test_a_field_below_an_empty_section_can_be_set(write) -> None:  # type: ignore[no-untyped-def]
+    path = write(f"{SMALLEST}  training:\n")
+    assert read_job_file(path, assignments=("training.maxSteps=4",)).spec.training.max_steps == 4
 
 
 def test_a_mistake_of_the_command_line_is_told_from_one_of_the_file(write) -> None:  # type: ignore[no-untyped-def]
