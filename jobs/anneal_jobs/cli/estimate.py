@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -15,7 +16,9 @@ from rich.table import Table
 
 # What a trainer imports too: the size of this process is that of its libraries.
 import anneal_pipeline.stages as _stages  # noqa: F401
+from anneal_jobs.cli import terminal
 from anneal_jobs.cli.job_file import JobFile
+from anneal_jobs.cli.options import OutputForm
 from anneal_jobs.cli.quantity import bytes_of
 from anneal_jobs.errors import UsageError
 from anneal_jobs.storage.model import fetch_tokenizer
@@ -163,6 +166,14 @@ def _cpu_room(job: JobFile, options: EstimateOptions, *, ranks: int) -> Room:
         limit = None if here is None else here // ranks
         return Room(limit=limit, libraries=resident_bytes())
     return Room(limit=pod // ranks, libraries=resident_bytes(), others=RAY_BYTES // ranks)
+
+
+def show(found: Estimate, *, output: OutputForm) -> None:
+    if output is OutputForm.JSON:
+        terminal.print_data(json.dumps(data_of(found), indent=2))
+        return
+    terminal.print_data(headline(found))
+    terminal.stdout().print(table_of(found.plan, room=found.room))
 
 
 def table_of(plan: MemoryPlan, *, room: Room) -> Table:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -181,11 +180,7 @@ def estimate(
         from anneal_jobs.cli.rank_limit import show
 
         return show(limit, output=output)
-    if output is OutputForm.JSON:
-        terminal.print_data(json.dumps(estimating.data_of(found), indent=2))
-    else:
-        terminal.print_data(estimating.headline(found))
-        terminal.stdout().print(estimating.table_of(found.plan, room=found.room))
+    estimating.show(found, output=output)
     if not found.fits:
         terminal.fail(found.refusal())
         raise typer.Exit(terminal.EXIT_USER)
