@@ -1,4 +1,4 @@
-"""Reading a FineTuneJob from YAML as kubectl reads it, with every fault at once and its path.
+"""Reading a FineTuneJob from YAML as kubectl reads it, with every fault at once, path and line.
 
 YAML 1.2, so that `2e-4` is a number here as it is to kubectl. Unknown fields and wrong types are
 errors; so is what this release does not implement.
@@ -16,6 +16,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from anneal_jobs.cli.yaml_lines import YamlLines
 from anneal_operator.api.names import API_VERSION, JOB_KIND
 from anneal_operator.api.object_name import (
     LABEL_MAX_CHARS,
@@ -30,6 +31,7 @@ from anneal_pipeline.config.spelling import closest
 
 _ENVELOPE = ("apiVersion", "kind", "metadata", "spec", "status")
 _LOCAL_NAMESPACE = "local"
+_SPEC = "spec"
 _SHOWN_CHARS = 80
 
 
@@ -53,13 +55,16 @@ def read_job_file(path: str, *, assignments: tuple[str, ...] = ()) -> JobFile:
     """Read a file, or standard input for `-`; `assignments` are `path=value` below spec."""
     text = _read_text(path)
     documents = _documents(text, source=path)
-    document = copy.deepcopy(_only_job(documents, source=path))
+    job = _only_job(documents, source=path)
+    document = copy.deepcopy(job)
     for assignment in assignments:
         _assign(document, assignment, source=path)
     try:
         return _build(document, source=path)
     except JobFileError as error:
-        faults = tuple(_with_origin(fault, assignments) for fault in error.faults)
+        index = next(i for i, document in enumerate(documents) if document is job)
+        lines = YamlLines.of(text, document=index)
+        faults = tuple(_with_origin(fault, assignments, lines) for fault in error.faults)
         raise JobFileError(path, faults) from None
 
 
@@ -138,15 +143,17 @@ def _value_of(text: str) -> Any:
         return text
 
 
-def _with_origin(fault: str, assignments: tuple[str, ...]) -> str:
-    """What stands on the command line is not looked for in the file."""
+def _with_origin(fault: str, assignments: tuple[str, ...], lines: YamlLines) -> str:
+    """Where to mend it: what stands on the command line is not looked for in the file."""
+    where = fault.partition(": ")[0]
+    if where == _SPEC:  # of several fields, which the sentence names
+        return fault
     for assignment in reversed(assignments):
-        path = f"spec.{assignment.partition('=')[0].removeprefix('spec.')}"
-        where = fault.partition(": ")[0]
-        is_above = where != "spec" and path.startswith(f"{where}.")
-        if where == path or is_above or where.startswith(f"{path}."):
+        path = f"{_SPEC}.{assignment.partition('=')[0].removeprefix(f'{_SPEC}.')}"
+        if f"{path}.".startswith(f"{where}.") or where.startswith(f"{path}."):
             return f"{fault} (from --set {_shown(assignment)})"
-    return fault
+    line = lines.line(where)
+    return fault if line is None else f"{fault} (line {line})"
 
 
 def _build(document: dict[str, Any], *, source: str) -> JobFile:

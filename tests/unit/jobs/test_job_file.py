@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -189,6 +190,55 @@ def test_a_mistake_of_the_command_line_is_told_from_one_of_the_file(write) -> No
     assert by_field["spec.trainning"].endswith("(from --set trainning.epochs=1)")
     assert by_field["spec.training.batchSize"].endswith("(from --set training.batchSize=abc)")
     assert "--set" not in by_field["spec.tuning.lora.rank"]
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        pytest.param(
+            "  training:\n    epochs: 2\n    batchSize: many\n",
+            r"spec\.training\.batchSize: .*\(line 10\)$",
+            id="wrong",
+        ),
+        pytest.param(
+            "  training:\n    # none\n    epohcs: 2\n",
+            r"spec\.training\.epohcs: .*\(line 10\)$",
+            id="unknown",
+        ),
+        pytest.param(
+            "  evaluation:\n    prompts:\n      - Hello\n      - 17\n",
+            r"spec\.evaluation\.prompts\[1\]: .*\(line 11\)$",
+            id="item",
+        ),
+        pytest.param("extra: 1\n", r"extra: .*\(line 8\)$", id="outermost"),
+        pytest.param(
+            "  tuning:\n    lora: {rank: 2000}\n---\nkind: Secret\n",
+            r"spec\.tuning\.lora\.rank: .*\(line 9\)$",
+            id="another document",
+        ),
+    ],
+)
+def test_the_line_of_a_mistake_is_named(write, text: str, fault: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(JobFileError) as refused:
+        read_job_file(write(f"{SMALLEST}{text}"))
+    [found] = refused.value.faults
+    assert re.match(fault, found)
+
+
+def test_the_line_counts_through_all_documents_of_the_file(write) -> None:  # type: ignore[no-untyped-def]
+    text = f"# first\n---\nkind: Secret\n---{SMALLEST}  training: {{batchSize: 0}}\n"
+    with pytest.raises(JobFileError, match=r"batchSize: .*\(line 11\)"):
+        read_job_file(write(text))
+
+
+def test_of_a_field_that_is_missing_the_one_above_is_named(write) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(JobFileError, match=r"spec\.model\.uri: is required.*\(line 6\)"):
+        read_job_file(write(SMALLEST.replace("{uri: ./model}", "{}")))
+    with pytest.raises(JobFileError) as refused:
+        read_job_file(write(SMALLEST.replace("apiVersion: anneal.dev/v1alpha1\n", "")))
+    [fault] = refused.value.faults
+    assert fault.startswith("apiVersion: ")
+    assert "line" not in fault
 
 
 def test_a_file_that_is_not_there_is_named() -> None:
