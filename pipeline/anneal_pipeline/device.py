@@ -57,7 +57,7 @@ def compute_dtype(
 
     `trains_whole`: modules of the base are trained, in the type that it is loaded in. auto is
     bfloat16 on a GPU that has it and float16 on an older one; float32 on CPU, where resuming to the
-    last bit is promised and bfloat16 products are seldom faster.
+    last bit is promised. bfloat16 is faster on CPUs with instructions for it (docs/benchmarks.md).
     """
     return _DTYPES[
         resolve_compute(

@@ -83,6 +83,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "ours": {"computeDtype": "auto", "training": {"gradientCheckpointing": True}},
         "trl": {},
     },
+    "qlora-bfloat16": {
+        "says": "the same with products in bfloat16 on both sides",
+        "method": "qlora",
+        "ours": {"computeDtype": "bfloat16", "training": {"gradientCheckpointing": True}},
+        "trl": {},
+    },
 }
 
 

@@ -97,7 +97,8 @@ def _status(name: str) -> int:
 
 @torch.no_grad()
 def held_out_loss(model: Any, rows: list[dict[str, list[int]]]) -> float:
-    """A row at a time, the logits in fp32."""
+    """A row at a time, in float32 whatever the model was trained in."""
+    _compute_in_float32(model)
     model.eval()
     device = next(model.parameters()).device
     total, count = 0.0, 0
@@ -112,6 +113,18 @@ def held_out_loss(model: Any, rows: list[dict[str, list[int]]]) -> float:
         )
         count += int((targets != IGNORED).sum())
     return total / count
+
+
+def _compute_in_float32(model: Any) -> None:
+    """What is in 4 bits stays so; its products are in float32, as are those of all other weights.
+
+    bitsandbytes' kernel for inference on CPUs is switched off, so that both sides take one path.
+    """
+    model.float()
+    for layer in model.modules():
+        if getattr(getattr(layer, "weight", None), "quant_state", None) is not None:
+            layer.compute_dtype = layer.weight.quant_state.dtype = torch.float32
+            layer.support_avx512bf16_for_cpu = False
 
 
 def read_rows(path: Path) -> list[dict[str, list[int]]]:

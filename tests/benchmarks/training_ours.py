@@ -69,10 +69,7 @@ def main(task: dict[str, Any]) -> None:
             )
         )
         run.train()
-    model: Any = run.opened.tuned.model
-    if task["method"] == "lora":
-        model = model.float()
-    loss = held_out_loss(model, read_rows(Path(task["heldOut"])))
+    loss = held_out_loss(run.opened.tuned.model, read_rows(Path(task["heldOut"])))
     versions = {name: version(name) for name in PACKAGES}
     Measured.of(meter, loss=loss, versions=versions).write(Path(task["result"]))
 

@@ -55,10 +55,7 @@ def main(task: dict[str, Any]) -> None:
         )
         ends.trainer = trainer
         trainer.train()
-    model = trainer.model
-    loss = held_out_loss(
-        model.float() if task["method"] == "lora" else model, read_rows(Path(task["heldOut"]))
-    )
+    loss = held_out_loss(trainer.model, read_rows(Path(task["heldOut"])))
     versions = {name: version(name) for name in PACKAGES}
     Measured.of(meter, loss=loss, versions=versions).write(Path(task["result"]))
 
