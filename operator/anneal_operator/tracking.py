@@ -19,6 +19,7 @@ import aiohttp
 
 from anneal_operator.api import names
 from anneal_operator.api.reasons import Reason
+from anneal_operator.api.run_page import run_page
 from anneal_operator.errors import TrackingDenied, TrackingError, TrackingRejected
 from anneal_operator.logs import log_event
 from anneal_operator.metrics import Metrics
@@ -51,9 +52,7 @@ def run_tags(job: Job, *, release: str, extra: dict[str, str]) -> dict[str, str]
 def run_url(server: TrackingServer, run: FoundRun) -> str:
     """The run's page, for a person's browser."""
     base = (server.publicUrl or server.uri).rstrip("/")
-    # Without it MLflow opens on its pages for prompts and traces, not on runs and models.
-    view = "workflowType=machine_learning"
-    return f"{base}/#/experiments/{run.experiment_id}/runs/{run.run_id}?{view}"
+    return base + run_page(experiment_id=run.experiment_id, run_id=run.run_id)
 
 
 @dataclass(slots=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from anneal_jobs.loading_code import from_folder, from_registry
 from anneal_jobs.storage.access import s3_settings_of
 from anneal_jobs.storage.places import open_folder
 from anneal_jobs.storage.uri import parse_uri
@@ -18,9 +21,14 @@ from anneal_operator.api.run_config import RunConfig
 
 _ANSWERS_MAX = 3
 _ANSWER_CHARS = 400
+_MLFLOW_DEFAULT = "http://127.0.0.1:5000"
+"""Where `mlflow server` listens unless it is told otherwise."""
 
 
-def print_closing(console: Console, config: RunConfig, outcome: Outcome) -> None:
+def print_closing(
+    console: Console, config: RunConfig, outcome: Outcome, *, page: str | None = None
+) -> None:
+    """`page` is the path of the run's page below the address of MLflow, where that is known."""
     report = _read_report(config)
     console.print()
     console.print(f"[bold]{config.job.name}[/bold]: {outcome.step} steps")
@@ -29,8 +37,12 @@ def print_closing(console: Console, config: RunConfig, outcome: Outcome) -> None
         console.print(_answers(pair))
     console.print(Text(f"model     {outcome.model_version} (alias {config.tracking.alias})"))
     console.print(Text(f"files     {config.output_uri}"))
-    console.print(Text(f"MLflow    {_mlflow_hint(config)}"))
-    console.print(Text(f"load it   {_load_hint(config)}"))
+    console.print(Text(f"report    {config.output_uri}/evaluation/report.html"))
+    for line in _mlflow_lines(config, page=page):
+        console.print(Text(line))
+    console.print(Text("load it"))
+    for line in _loading_code(config):
+        console.print(Text(f"    {line}".rstrip()))
 
 
 def _read_report(config: RunConfig) -> dict[str, Any]:
@@ -67,14 +79,18 @@ def _cut(answer: str) -> str:
     return line if len(line) <= _ANSWER_CHARS else f"{line[:_ANSWER_CHARS]}..."
 
 
-def _mlflow_hint(config: RunConfig) -> str:
+def _mlflow_lines(config: RunConfig, *, page: str | None) -> Iterator[str]:
     uri = config.tracking.uri
-    return f"mlflow server --backend-store-uri {uri}" if uri.startswith("sqlite:") else uri
+    if not uri.startswith("sqlite:"):
+        yield f"MLflow    {uri.rstrip('/')}{page or ''}"
+        return
+    program = Path(sys.executable).with_name("mlflow")
+    command = program if program.is_file() else "mlflow"
+    yield f"MLflow    {command} server --backend-store-uri {uri}"
+    yield f"          and then {_MLFLOW_DEFAULT}{page or ''}"
 
 
-def _load_hint(config: RunConfig) -> str:
-    output = config.output_uri
-    if "://" in output:
-        return f"mlflow models:/{config.tracking.registered_model}@{config.tracking.alias}"
-    adapter = Path(output) / "artifacts" / "adapter"
-    return f'peft.AutoPeftModelForCausalLM.from_pretrained("{adapter}")'
+def _loading_code(config: RunConfig) -> list[str]:
+    if "://" in config.output_uri:
+        return from_registry(config)
+    return from_folder(config.pipeline, f"{config.output_uri}/artifacts/adapter")

@@ -56,7 +56,7 @@ def evaluation_line(report: EvaluationReport) -> str:
 
 
 class LineDisplay(NullObserver):
-    """One line per stage, event and evaluation, and one per so many seconds of training."""
+    """One line per stage, event and evaluation, and one per so many seconds of either."""
 
     def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
@@ -66,9 +66,17 @@ class LineDisplay(NullObserver):
         self._last_line = float("-inf")
 
     def on_stage(self, stage: str, *, done: int, total: int, unit: str) -> None:
-        if stage != self._last_stage and stage in _STAGE_TITLES:
+        if stage not in _STAGE_TITLES:
+            self._last_stage = stage
+            return
+        now = self._clock()
+        if stage != self._last_stage:
             self._say(_STAGE_TITLES[stage])
-        self._last_stage = stage
+        elif now - self._last_line >= _LINE_SECONDS and total:
+            self._say(f"{_STAGE_TITLES[stage]} {done}/{total} {unit}")
+        else:
+            return
+        self._last_stage, self._last_line = stage, now
 
     def on_step(self, report: StepReport) -> None:
         now = self._clock()
@@ -83,7 +91,7 @@ class LineDisplay(NullObserver):
         self._say(f"checkpoint {report.name}")
 
     def on_event(self, name: str, message: str, fields: Mapping[str, Any]) -> None:
-        self._say(message)
+        self._say(f"warning: {message}" if name == EVENT_WARNING else message)
 
     def _say(self, line: str) -> None:
         self._console.print(Text(line))

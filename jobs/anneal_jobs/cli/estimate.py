@@ -174,6 +174,11 @@ def show(found: Estimate, *, output: OutputForm) -> None:
         return
     terminal.print_data(headline(found))
     terminal.stdout().print(table_of(found.plan, room=found.room))
+    if not found.room.libraries:  # only a GPU has none of the process's own
+        terminal.stderr().print(
+            "What CUDA itself holds on the GPU, some hundred MiB, comes on top; this plan was "
+            "never measured on one"
+        )
 
 
 def table_of(plan: MemoryPlan, *, room: Room) -> Table:

@@ -44,8 +44,8 @@ SetOption = Annotated[
     typer.Option(
         "--set",
         metavar="FIELD=VALUE",
-        help="Change a field below spec, as in training.maxSteps=20, or remove it with null; may "
-        "be repeated.",
+        help="Change a field below spec, as in training.learningRate=1e-4, or remove it with "
+        "null; may be repeated.",
         callback=_require_assignments,
     ),
 ]

@@ -8,6 +8,8 @@ from anneal_jobs.errors import UsageError
 from anneal_pipeline.errors import UserError
 
 BAD_QUANTITY = "BadQuantity"
+_MEMORY_MIN = 1 << 20
+"""Less is a number whose unit was forgotten."""
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15} | {
     f"{letter}i": 1 << (10 * power) for power, letter in enumerate("KMGTP", start=1)
 }
@@ -24,7 +26,14 @@ def bytes_of(quantity: str, *, source: str) -> int:
 
 def option_bytes(quantity: str | None, *, option: str) -> int | None:
     """The same of an option of the command line; UsageError where it is none."""
+    if quantity is None:
+        return None
     try:
-        return None if quantity is None else bytes_of(quantity, source=option)
+        found = bytes_of(quantity, source=option)
     except UserError as error:
         raise UsageError(str(error)) from None
+    if found < _MEMORY_MIN:
+        raise UsageError(
+            f"{option}: got {quantity}, which is {found} bytes; write the unit, as in 24Gi"
+        )
+    return found

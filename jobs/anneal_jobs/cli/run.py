@@ -47,6 +47,7 @@ from anneal_jobs.tracking.run_logs import send_logs
 from anneal_jobs.tracking.writer import RunWriter
 from anneal_operator.api.outcome import Outcome, OutcomeClass
 from anneal_operator.api.run_config import RunConfig
+from anneal_operator.api.run_page import run_page
 from anneal_pipeline.checkpoint.store import BlobFolder
 from anneal_pipeline.config.pipeline import PipelineConfig
 from anneal_pipeline.config.schema import ConfigError
@@ -114,7 +115,7 @@ def run_job(job: JobFile, options: LocalOptions) -> int:
         within_seconds=_SHOW_LOGS_SECONDS,
     )
     close_run(client, run_id, end=_RUN_ENDS[outcome.outcome_class], note=_note(config, outcome))
-    return _report(config, outcome, run_id=run_id)
+    return _report(config, outcome, run_id=run_id, page=_page_of(client, run_id))
 
 
 def _done_already(folder: BlobFolder, config: RunConfig, *, number: int) -> Outcome | None:
@@ -234,9 +235,21 @@ def _note(config: RunConfig, outcome: Outcome) -> str | None:
     return f"**{outcome.reason}.** {outcome.message}"
 
 
-def _report(config: RunConfig, outcome: Outcome, *, run_id: str | None) -> int:
+def _page_of(client: MlflowClient, run_id: str) -> str | None:
+    """The path of the run's page; the end of a run does not hang on it."""
+    try:
+        experiment = client.get_run(run_id).info.experiment_id
+    except MlflowException as error:
+        log.warning("the page of the run is not known: %s", error)
+        return None
+    return run_page(experiment_id=experiment, run_id=run_id)
+
+
+def _report(
+    config: RunConfig, outcome: Outcome, *, run_id: str | None, page: str | None = None
+) -> int:
     if outcome.outcome_class is OutcomeClass.DONE and run_id is not None:
-        print_closing(terminal.stdout(), config, outcome)
+        print_closing(terminal.stdout(), config, outcome, page=page)
     elif outcome.outcome_class is OutcomeClass.INTERRUPTED:
         terminal.stderr().print(f"{outcome.message} Run the same command again.", markup=False)
     else:

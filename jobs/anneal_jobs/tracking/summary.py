@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from anneal_jobs.loading_code import from_registry
 from anneal_operator.api.run_config import RunConfig
 from anneal_pipeline.stages import PipelineResult
 
@@ -30,12 +31,7 @@ def summary_of(config: RunConfig, result: PipelineResult) -> str:
         "### Load it",
         "",
         "```python",
-        "import mlflow",
-        "from peft import AutoPeftModelForCausalLM",
-        "",
-        f'folder = mlflow.artifacts.download_artifacts("models:/{config.tracking.registered_model}'
-        f'@{config.tracking.alias}")',
-        "model = AutoPeftModelForCausalLM.from_pretrained(folder)",
+        *from_registry(config),
         "```",
     ]
     return "\n".join(lines)

@@ -148,6 +148,13 @@ def test_a_size_that_is_none_is_wrong_usage(job: Path, option: str) -> None:
     assert f"{option}: got lots, expected a size such as 24Gi" in done.stderr
 
 
+@pytest.mark.parametrize("option", ["--memory", "--gpu-memory"])
+def test_a_size_without_its_unit_is_wrong_usage(job: Path, option: str) -> None:
+    done = estimate(job, option, "24")
+    assert done.exit_code == 2
+    assert f"{option}: got 24, which is 24 bytes; write the unit, as in 24Gi" in done.stderr
+
+
 def test_a_pod_holds_ray_too_and_this_machine_does_not(job: Path) -> None:
     parts = [
         json.loads(estimate(job, *options, "--output", "json").stdout)["parts"]
@@ -228,6 +235,6 @@ def test_memory_bounds_the_rank(job: Path) -> None:
     found = json.loads(estimate(job, *asked).stdout)
     assert (found["maxRank"], found["peakBytes"]) == (8, sizes[8])
     assert (found["nextRank"], found["nextPeakBytes"]) == (16, sizes[16])
-    nothing = estimate(job, "--max-rank", "--gpu-memory", "1k", *wide[2:])
+    nothing = estimate(job, "--max-rank", "--gpu-memory", "1Mi", *wide[2:])
     assert nothing.exit_code == 65
     assert "Not even rank 4 stays within 80%" in " ".join(nothing.stderr.split())

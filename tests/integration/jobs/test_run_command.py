@@ -55,6 +55,21 @@ def finish(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
     return process.returncode, stdout, stderr
 
 
+def loaded_elsewhere(page: str, *, tmp_path: Path) -> str:
+    """The kind of model that the code at the end of the page makes in another folder."""
+    code = [line.removeprefix("    ") for line in page.partition("load it\n")[2].splitlines()]
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join([*code, "print(type(model).__name__)"])],
+        cwd=tmp_path,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
 def run_client(folder: Path) -> MlflowClient:
     return MlflowClient(f"sqlite:///{folder / 'anneal-runs' / 'mlflow.db'}")
 
@@ -90,6 +105,11 @@ def test_a_job_is_interrupted_resumed_done_and_not_done_again(folder: Path) -> N
     assert (folder / "anneal-runs/tiny/artifacts/adapter/adapter_model.safetensors").is_file()
 
     [run] = client.search_runs(["1"], filter_string=f"tags.`{TAG_JOB_NAME}` = 'tiny'")
+    assert f"http://127.0.0.1:5000/#/experiments/1/runs/{run.info.run_id}?" in stdout
+    assert "/bin/mlflow server --backend-store-uri sqlite:///" in stdout
+    report = next(line for line in stdout.splitlines() if line.startswith("report "))
+    assert Path(report.split(maxsplit=1)[1]).is_file()
+    assert loaded_elsewhere(stdout, tmp_path=folder / "cache") == "PeftModelForCausalLM"
     assert "Load it" in run.data.tags["mlflow.note.content"]
     history = client.get_metric_history(run.info.run_id, "train/loss")
     assert [point.step for point in history] == list(range(1, 81))

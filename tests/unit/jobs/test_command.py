@@ -1,5 +1,6 @@
 """The `anneal` command as typed, for all that needs neither torch nor MLflow."""
 
+import io
 import subprocess
 import sys
 from importlib.metadata import version
@@ -9,9 +10,9 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from anneal_jobs.cli.display import BarDisplay
+from anneal_jobs.cli.display import BarDisplay, LineDisplay
 from anneal_jobs.cli.main import app
-from anneal_pipeline.observer import EvaluationReport, StepReport
+from anneal_pipeline.observer import EVENT_WARNING, EvaluationReport, StepReport
 
 COMMIT = "12fd25f77366fa6b3b4b768ec3050bf629380bac"
 JOB = """
@@ -167,6 +168,22 @@ def test_bitsandbytes_does_not_offer_packages(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_lines_tell_how_far_a_long_stage_is_and_mark_warnings() -> None:
+    seconds = iter([0.0, 4.0, 11.0, 12.0, 30.0])
+    page = io.StringIO()
+    lines = LineDisplay(Console(file=page, width=80), clock=lambda: next(seconds))
+    for done in (0, 1, 2, 3):
+        lines.on_stage("evaluation", done=done, total=8, unit="batches")
+    lines.on_stage("export", done=0, total=0, unit="batches")
+    lines.on_event(EVENT_WARNING, "Only 9 rows", {})
+    assert page.getvalue().splitlines() == [
+        "measuring tuned model",
+        "measuring tuned model 2/8 batches",
+        "exporting",
+        "warning: Only 9 rows",
+    ]
 
 
 def test_the_bar_is_back_at_training_after_an_evaluation() -> None:

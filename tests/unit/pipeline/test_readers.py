@@ -99,6 +99,15 @@ def test_a_file_that_cannot_be_read_is_named_with_the_cause(
     assert name in caught.value.message
 
 
+def test_a_broken_line_has_one_number(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"a": 1}\n{"a": 1 "b": 2}\n')
+    _, bad = read_rows(path)
+    assert isinstance(bad, BadRow)
+    assert bad.place.line == 2
+    assert bad.detail == "is not valid JSON (Expecting ',' delimiter, column 9)"
+
+
 def test_latin_1_is_named_as_what_it_is(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes('{"a": "one"}\n{"a": "Gr\u00f6\u00dfe"}\n'.encode("latin-1"))

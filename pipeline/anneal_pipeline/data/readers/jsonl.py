@@ -38,9 +38,16 @@ def _parse(data: bytes, *, place: Place, encoding: str) -> SourceRow | BadRow:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        detail = f"is not valid JSON ({error})"
+        detail = f"is not valid JSON ({_words(error)})"
         return BadRow(place=place, reason=INVALID_JSON, detail=detail, preview=preview_of(text))
     return row_of(value, place=place)
+
+
+def _words(error: Exception) -> str:
+    """Of the decoder, whose own count of lines would stand beside that of the file."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg}, column {error.colno}"
+    return str(error)
 
 
 def row_of(value: object, *, place: Place) -> SourceRow | BadRow:
