@@ -8,7 +8,7 @@ from anneal_jobs.errors import UsageError
 from anneal_pipeline.errors import UserError
 
 BAD_QUANTITY = "BadQuantity"
-_MEMORY_MIN = 1 << 20
+_MEMORY_MIN = 1 << 16
 """Less is a number whose unit was forgotten."""
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15} | {
     f"{letter}i": 1 << (10 * power) for power, letter in enumerate("KMGTP", start=1)

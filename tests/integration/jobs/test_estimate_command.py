@@ -235,6 +235,6 @@ def test_memory_bounds_the_rank(job: Path) -> None:
     found = json.loads(estimate(job, *asked).stdout)
     assert (found["maxRank"], found["peakBytes"]) == (8, sizes[8])
     assert (found["nextRank"], found["nextPeakBytes"]) == (16, sizes[16])
-    nothing = estimate(job, "--max-rank", "--gpu-memory", "1Mi", *wide[2:])
+    nothing = estimate(job, "--max-rank", "--gpu-memory", "64Ki", *wide[2:])
     assert nothing.exit_code == 65
     assert "Not even rank 4 stays within 80%" in " ".join(nothing.stderr.split())
