@@ -40,7 +40,7 @@ def print_closing(
     console.print(Text(f"report    {config.output_uri}/evaluation/report.html"))
     for line in _mlflow_lines(config, page=page):
         console.print(Text(line))
-    console.print(Text("load it"))
+    console.print(Text(f"load it   in {sys.executable}"))
     for line in _loading_code(config):
         console.print(Text(f"    {line}".rstrip()))
 

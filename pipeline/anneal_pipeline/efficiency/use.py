@@ -121,7 +121,8 @@ class AdapterUse:
         return (
             f"The adapters ({len(self.modules)} modules, {inventory.trainable:,} parameters, "
             f"{inventory.trainable_share:.2%} of all) use {self.share:.0%} of their directions on "
-            f"average: {len(self.narrow)} less than half, {len(self.idle)} hardly learn"
+            f"average; {len(self.narrow)} use less than half of theirs, {len(self.idle)} hardly "
+            "learn"
         )
 
     def to_data(self) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def finish(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
 
 def loaded_elsewhere(page: str, *, tmp_path: Path) -> str:
     """The kind of model that the code at the end of the page makes in another folder."""
-    code = [line.removeprefix("    ") for line in page.partition("load it\n")[2].splitlines()]
+    code = [line.removeprefix("    ") for line in page.partition("\nload it ")[2].splitlines()[1:]]
     done = subprocess.run(
         [sys.executable, "-c", "\n".join([*code, "print(type(model).__name__)"])],
         cwd=tmp_path,
