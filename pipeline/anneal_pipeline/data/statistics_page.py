@@ -199,8 +199,9 @@ def _svg(histogram: Histogram) -> str:
         )
     last = len(histogram.counts) * histogram.width
     return (
-        f'<svg viewBox="0 0 {_PLOT_WIDTH} {_PLOT_HEIGHT + 18}" role="img" '
+        f'<svg viewBox="0 -16 {_PLOT_WIDTH} {_PLOT_HEIGHT + 34}" role="img" '
         f'aria-label="{escape(histogram.title)}" width="{_PLOT_WIDTH}">{"".join(bars)}'
+        f'<text x="0" y="-5">highest bar: {highest} rows</text>'
         f'<text x="0" y="{_PLOT_HEIGHT + 14}">1</text>'
         f'<text x="{_PLOT_WIDTH}" y="{_PLOT_HEIGHT + 14}" text-anchor="end">{last} tokens</text>'
         "</svg>"
