@@ -102,6 +102,8 @@ def held_out_loss(model: Any, rows: list[dict[str, list[int]]]) -> float:
     model.eval()
     device = next(model.parameters()).device
     total, count = 0.0, 0
+    head = model.get_output_embeddings()
+    head.register_forward_hook(_require_float32)
     for row in rows:
         ids = torch.tensor([row["input_ids"]], device=device)
         targets = torch.tensor(row["labels"][1:], device=device)
@@ -113,6 +115,12 @@ def held_out_loss(model: Any, rows: list[dict[str, list[int]]]) -> float:
         )
         count += int((targets != IGNORED).sum())
     return total / count
+
+
+def _require_float32(layer: Any, inputs: Any, output: torch.Tensor) -> None:
+    """Autocast that a trainer wrapped around the model would show here."""
+    if output.dtype != torch.float32:
+        raise TypeError(f"the held-out loss is counted in {output.dtype}, expected float32")
 
 
 def _compute_in_float32(model: Any) -> None:

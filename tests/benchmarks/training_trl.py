@@ -55,7 +55,9 @@ def main(task: dict[str, Any]) -> None:
         )
         ends.trainer = trainer
         trainer.train()
-    loss = held_out_loss(trainer.model, read_rows(Path(task["heldOut"])))
+    # Else its forward stays under the autocast that it was trained in.
+    model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    loss = held_out_loss(model, read_rows(Path(task["heldOut"])))
     versions = {name: version(name) for name in PACKAGES}
     Measured.of(meter, loss=loss, versions=versions).write(Path(task["result"]))
 

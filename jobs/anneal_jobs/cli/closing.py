@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,16 +82,16 @@ def _cut(answer: str) -> str:
 
 def _mlflow_lines(config: RunConfig, *, page: str | None) -> Iterator[str]:
     uri = config.tracking.uri
-    if not uri.startswith("sqlite:"):
+    if uri.startswith(("http://", "https://")):
         yield f"MLflow    {uri.rstrip('/')}{page or ''}"
         return
     program = Path(sys.executable).with_name("mlflow")
-    command = program if program.is_file() else "mlflow"
-    yield f"MLflow    {command} server --backend-store-uri {uri}"
+    command = str(program) if program.is_file() else "mlflow"
+    yield f"MLflow    {shlex.join([command, 'server', '--backend-store-uri', uri])}"
     yield f"          and then {_MLFLOW_DEFAULT}{page or ''}"
 
 
 def _loading_code(config: RunConfig) -> list[str]:
     if "://" in config.output_uri:
-        return from_registry(config)
+        return from_registry(config, tracking_uri=config.tracking.uri)
     return from_folder(config.pipeline, f"{config.output_uri}/artifacts/adapter")

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
+from anneal_pipeline.memory.plan import size_text
 from anneal_pipeline.observer import (
     EVENT_DIAGNOSIS,
     EVENT_RECOVERED,
@@ -22,6 +23,7 @@ from anneal_pipeline.observer import (
 )
 
 _LINE_SECONDS = 10.0
+_BYTES = "bytes"
 _STAGE_TITLES = {
     "download": "fetching inputs",
     "data": "preparing data",
@@ -55,8 +57,15 @@ def evaluation_line(report: EvaluationReport) -> str:
     return f"{report.subject} model on {report.num_rows} {report.split} rows: {figures}"
 
 
+def _amount(done: int, *, total: int, unit: str) -> str:
+    """3/8 batches, 900 rows, 256 MiB/1.20 GiB."""
+    if unit == _BYTES:
+        return f"{size_text(done)}/{size_text(total)}" if total else size_text(done)
+    return f"{done}/{total} {unit}" if total else f"{done} {unit}"
+
+
 class LineDisplay(NullObserver):
-    """One line per stage, event and evaluation, and one per so many seconds of either."""
+    """One line per stage, event and evaluation, and one per so many seconds of work."""
 
     def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
@@ -72,8 +81,8 @@ class LineDisplay(NullObserver):
         now = self._clock()
         if stage != self._last_stage:
             self._say(_STAGE_TITLES[stage])
-        elif now - self._last_line >= _LINE_SECONDS and total:
-            self._say(f"{_STAGE_TITLES[stage]} {done}/{total} {unit}")
+        elif now - self._last_line >= _LINE_SECONDS and done:
+            self._say(f"{_STAGE_TITLES[stage]} {_amount(done, total=total, unit=unit)}")
         else:
             return
         self._last_stage, self._last_line = stage, now
@@ -124,7 +133,7 @@ class BarDisplay(NullObserver):
         if stage == STAGE_TRAINING:
             return
         title = _STAGE_TITLES.get(stage, stage)
-        detail = f"{done}/{total} {unit}" if total else ""
+        detail = _amount(done, total=total, unit=unit) if total else ""
         self._progress.update(
             self._task, description=title, completed=done, total=total or None, detail=detail
         )

@@ -152,7 +152,7 @@ def _gpu_room(options: EstimateOptions) -> Room:
         limit = options.gpu_memory
     elif torch.cuda.is_available():
         limit = int(torch.cuda.get_device_properties(0).total_memory)
-    return Room(limit=limit, libraries=0)
+    return Room(limit=limit, libraries=0, on_gpu=True)
 
 
 def _cpu_room(job: JobFile, options: EstimateOptions, *, ranks: int) -> Room:
@@ -174,10 +174,10 @@ def show(found: Estimate, *, output: OutputForm) -> None:
         return
     terminal.print_data(headline(found))
     terminal.stdout().print(table_of(found.plan, room=found.room))
-    if not found.room.libraries:  # only a GPU has none of the process's own
+    if found.room.on_gpu:
         terminal.stderr().print(
-            "What CUDA itself holds on the GPU, some hundred MiB, comes on top; this plan was "
-            "never measured on one"
+            "What CUDA itself holds on the GPU, some hundred MiB, comes on top; no plan for a GPU "
+            "was ever measured"
         )
 
 

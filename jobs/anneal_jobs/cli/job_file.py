@@ -16,7 +16,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from anneal_jobs.cli.yaml_lines import YamlLines
+from anneal_jobs.cli.yaml_lines import YamlLines, parts_of
 from anneal_operator.api.names import API_VERSION, JOB_KIND
 from anneal_operator.api.object_name import (
     LABEL_MAX_CHARS,
@@ -55,21 +55,25 @@ def read_job_file(path: str, *, assignments: tuple[str, ...] = ()) -> JobFile:
     """Read a file, or standard input for `-`; `assignments` are `path=value` below spec."""
     text = _read_text(path)
     documents = _documents(text, source=path)
-    job = _only_job(documents, source=path)
-    document = copy.deepcopy(job)
+    number = _only_job(documents, source=path)
+    document = copy.deepcopy(documents[number])
     for assignment in assignments:
         _assign(document, assignment, source=path)
     try:
         return _build(document, source=path)
     except JobFileError as error:
-        index = next(i for i, document in enumerate(documents) if document is job)
-        lines = YamlLines.of(text, document=index)
+        lines = YamlLines.of(text, document=number)
         faults = tuple(_with_origin(fault, assignments, lines) for fault in error.faults)
         raise JobFileError(path, faults) from None
 
 
-def _only_job(documents: list[Any], *, source: str) -> dict[str, Any]:
-    jobs = [d for d in documents if isinstance(d, dict) and d.get("kind") == JOB_KIND]
+def _only_job(documents: list[Any], *, source: str) -> int:
+    """Which of the documents it is, from 0."""
+    jobs = [
+        number
+        for number, document in enumerate(documents)
+        if isinstance(document, dict) and document.get("kind") == JOB_KIND
+    ]
     if len(jobs) == 1:
         return jobs[0]
     found = [d for d in documents if d is not None]
@@ -145,14 +149,15 @@ def _value_of(text: str) -> Any:
 
 def _with_origin(fault: str, assignments: tuple[str, ...], lines: YamlLines) -> str:
     """Where to mend it: what stands on the command line is not looked for in the file."""
-    where = fault.partition(": ")[0]
-    if where == _SPEC:  # of several fields, which the sentence names
+    field = fault.partition(": ")[0]
+    if field == _SPEC:  # of several fields, which the sentence names
         return fault
+    where = parts_of(field)
     for assignment in reversed(assignments):
-        path = f"{_SPEC}.{assignment.partition('=')[0].removeprefix(f'{_SPEC}.')}"
-        if f"{path}.".startswith(f"{where}.") or where.startswith(f"{path}."):
+        path = parts_of(f"{_SPEC}.{assignment.partition('=')[0].removeprefix(f'{_SPEC}.')}")
+        if all(one == other for one, other in zip(path, where, strict=False)):  # it or above
             return f"{fault} (from --set {_shown(assignment)})"
-    line = lines.line(where)
+    line = lines.line(field)
     return fault if line is None else f"{fault} (line {line})"
 
 

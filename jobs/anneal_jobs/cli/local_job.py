@@ -38,9 +38,8 @@ def output_of(job: JobFile, options: LocalOptions) -> str:
     """The address of the job's folder."""
     base = options.output or job.spec.output.uri or RUNS_FOLDER
     output = f"{base.rstrip('/')}/{job.name}"
-    if parse_uri(output).scheme == "file":
-        output = str(Path(output).expanduser().resolve())
-    return output
+    uri = parse_uri(output)
+    return str(Path(uri.path).expanduser().resolve()) if uri.scheme == "file" else output
 
 
 def check_before_first_run(job: JobFile, options: LocalOptions) -> None:

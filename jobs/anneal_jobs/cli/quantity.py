@@ -9,7 +9,7 @@ from anneal_pipeline.errors import UserError
 
 BAD_QUANTITY = "BadQuantity"
 _MEMORY_MIN = 1 << 16
-"""Less is a number whose unit was forgotten."""
+"""No model fits in less, so that it is a mistake: most often the unit was forgotten."""
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15} | {
     f"{letter}i": 1 << (10 * power) for power, letter in enumerate("KMGTP", start=1)
 }
@@ -34,6 +34,7 @@ def option_bytes(quantity: str | None, *, option: str) -> int | None:
         raise UsageError(str(error)) from None
     if found < _MEMORY_MIN:
         raise UsageError(
-            f"{option}: got {quantity}, which is {found} bytes; write the unit, as in 24Gi"
+            f"{option}: got {quantity}, which is {found} bytes, too little for any model; write a "
+            "size such as 24Gi"
         )
     return found

@@ -115,7 +115,8 @@ def run_job(job: JobFile, options: LocalOptions) -> int:
         within_seconds=_SHOW_LOGS_SECONDS,
     )
     close_run(client, run_id, end=_RUN_ENDS[outcome.outcome_class], note=_note(config, outcome))
-    return _report(config, outcome, run_id=run_id, page=_page_of(client, run_id))
+    page = _page_of(client, run_id) if outcome.outcome_class is OutcomeClass.DONE else None
+    return _report(config, outcome, run_id=run_id, page=page)
 
 
 def _done_already(folder: BlobFolder, config: RunConfig, *, number: int) -> Outcome | None:
@@ -238,8 +239,9 @@ def _note(config: RunConfig, outcome: Outcome) -> str | None:
 def _page_of(client: MlflowClient, run_id: str) -> str | None:
     """The path of the run's page; the end of a run does not hang on it."""
     try:
-        experiment = client.get_run(run_id).info.experiment_id
-    except MlflowException as error:
+        with tell_outage_apart():
+            experiment = client.get_run(run_id).info.experiment_id
+    except (UnreachableError, MlflowException) as error:
         log.warning("the page of the run is not known: %s", error)
         return None
     return run_page(experiment_id=experiment, run_id=run_id)

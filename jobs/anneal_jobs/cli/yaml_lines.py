@@ -8,6 +8,13 @@ from dataclasses import dataclass
 from ruamel.yaml import YAML
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
+_MERGE = "<<"
+
+
+def parts_of(path: str) -> tuple[str, ...]:
+    """Of a field such as `spec.evaluation.prompts[0]`."""
+    return tuple(re.findall(r"[^.\[\]]+", path))
+
 
 @dataclass(frozen=True, kw_only=True)
 class YamlLines:
@@ -27,12 +34,17 @@ class YamlLines:
         lacks it. None where not even the first part of the path is there.
         """
         node, found = self.root, None
-        for part in re.findall(r"[^.\[\]]+", path):
+        for part in parts_of(path):
             below = _below(node, part)
             if below is None:
                 break
             found, node = below
         return found
+
+
+def _mappings(merged: Node) -> list[Node]:
+    """Of a merge key: one mapping, or a list of them."""
+    return list(merged.value) if isinstance(merged, SequenceNode) else [merged]
 
 
 def _below(node: Node | None, part: str) -> tuple[int, Node] | None:
@@ -41,6 +53,9 @@ def _below(node: Node | None, part: str) -> tuple[int, Node] | None:
         for key, value in node.value:
             if key.value == part:
                 return key.start_mark.line + 1, value
+        merged = [value for key, value in node.value if key.value == _MERGE]
+        found = (_below(value, part) for node in merged for value in _mappings(node))
+        return next((below for below in found if below is not None), None)
     if isinstance(node, SequenceNode) and part.isdecimal() and int(part) < len(node.value):
         item = node.value[int(part)]
         return item.start_mark.line + 1, item

@@ -31,7 +31,7 @@ def summary_of(config: RunConfig, result: PipelineResult) -> str:
         "### Load it",
         "",
         "```python",
-        *from_registry(config),
+        *from_registry(config, tracking_uri=None),
         "```",
     ]
     return "\n".join(lines)

@@ -86,18 +86,18 @@ def adapter_weights(model: PeftModel) -> dict[str, torch.Tensor]:
     return weights
 
 
-def _name_of(uri: str) -> str:
+def _base_address(uri: str) -> str:
     """What loaders find the base by: its name on the hub, or a folder from wherever they run."""
     if uri.startswith("file://") or "://" not in uri:
         return str(Path(uri.removeprefix("file://")).expanduser().absolute())
-    return uri.removeprefix("hf://")
+    return uri.removeprefix("hf://").rstrip("/")
 
 
 def _write_config(folder: Path, *, model: PeftModel, base: ModelConfig) -> None:
     """The PEFT config with the model's own name in place of the folder it was loaded from."""
     config = model.peft_config[TRAINED]
     local = (config.base_model_name_or_path, config.revision, config.inference_mode)
-    config.base_model_name_or_path = _name_of(base.uri)
+    config.base_model_name_or_path = _base_address(base.uri)
     config.revision = base.revision
     config.inference_mode = True
     try:

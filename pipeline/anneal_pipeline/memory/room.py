@@ -22,6 +22,7 @@ class Room:
     """Bytes of it that the interpreter and the libraries hold before a model is loaded."""
     others: int = 0
     """Bytes of it that other processes of the pod will hold: this rank's share of Ray."""
+    on_gpu: bool = False
 
     @property
     def taken(self) -> int:

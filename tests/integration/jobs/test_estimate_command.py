@@ -152,7 +152,7 @@ def test_a_size_that_is_none_is_wrong_usage(job: Path, option: str) -> None:
 def test_a_size_without_its_unit_is_wrong_usage(job: Path, option: str) -> None:
     done = estimate(job, option, "24")
     assert done.exit_code == 2
-    assert f"{option}: got 24, which is 24 bytes; write the unit, as in 24Gi" in done.stderr
+    assert f"{option}: got 24, which is 24 bytes, too little for any model" in done.stderr
 
 
 def test_a_pod_holds_ray_too_and_this_machine_does_not(job: Path) -> None:

@@ -241,6 +241,24 @@ def test_of_a_field_that_is_missing_the_one_above_is_named(write) -> None:  # ty
     assert "line" not in fault
 
 
+def test_a_merged_field_has_the_line_that_it_is_written_in(write) -> None:  # type: ignore[no-untyped-def]
+    text = f"{SMALLEST}  tuning:\n    lora: &lora\n      rank: 4\n      alpah: 8\n"
+    evaluation = "  training:\n    <<: *lora\n    epochs: 1\n"
+    with pytest.raises(JobFileError) as refused:
+        read_job_file(write(f"{text}{evaluation}"))
+    lines = {fault.partition(": ")[0]: fault for fault in refused.value.faults}
+    assert lines["spec.tuning.lora.alpah"].endswith("(line 11)")
+    assert lines["spec.training.alpah"].endswith("(line 11)")
+
+
+def test_an_item_of_the_command_line_is_not_looked_for_in_the_file(write) -> None:  # type: ignore[no-untyped-def]
+    path = write(f"{SMALLEST}  evaluation:\n    prompts:\n      - Hello\n      - World\n")
+    with pytest.raises(JobFileError) as refused:
+        read_job_file(path, assignments=("evaluation.prompts=[Hello, 17]",))
+    [fault] = refused.value.faults
+    assert fault.endswith("(from --set evaluation.prompts=[Hello, 17])")
+
+
 def test_a_file_that_is_not_there_is_named() -> None:
     with pytest.raises(JobFileError, match=r"nowhere\.yaml.*cannot be read"):
         read_job_file("nowhere.yaml")
