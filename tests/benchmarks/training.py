@@ -34,13 +34,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "ours": {"computeDtype": "bfloat16", "training": {"gradientCheckpointing": True}},
         "trl": {},
     },
-    "no-autocast": {
-        "says": "the same with TRL's adapters multiplied in float32, as ours are: where the losses "
-        "of `default` part",
-        "method": "lora",
-        "ours": {"computeDtype": "bfloat16", "training": {"gradientCheckpointing": True}},
-        "trl": {"bf16": False, "model_init_kwargs": {"dtype": "bfloat16"}},
-    },
     "fast": {
         "says": "the first with what TRL documents for speed and has an effect on this device",
         "method": "lora",
