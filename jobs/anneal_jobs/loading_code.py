@@ -8,8 +8,7 @@ from pathlib import PurePosixPath
 from anneal_jobs.storage.uri import parse_uri
 from anneal_operator.api.run_config import RunConfig
 from anneal_pipeline.config.pipeline import PipelineConfig
-
-_LOFTQ = "loftq"
+from anneal_pipeline.config.tuning import LOFTQ
 
 
 def from_folder(pipeline: PipelineConfig, folder: str) -> list[str]:
@@ -36,7 +35,7 @@ def from_registry(config: RunConfig, *, tracking_uri: str | None) -> list[str]:
 def _code(pipeline: PipelineConfig, *, before: tuple[str, ...], folder: str) -> Iterator[str]:
     """A base from the hub or this disk is found by its name in the adapter, another one is not."""
     is_elsewhere = parse_uri(pipeline.model.uri).scheme in ("s3", "pvc")
-    in_4_bit = pipeline.tuning.lora.initialization == _LOFTQ
+    in_4_bit = pipeline.tuning.lora.initialization == LOFTQ
     names = [
         *(["AutoModelForCausalLM"] if is_elsewhere else []),
         "AutoTokenizer",
